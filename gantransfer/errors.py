@@ -1,0 +1,57 @@
+"""What can go wrong, as types that carry the command line's exit code.
+
+Every message is one sentence: the offending value, what is allowed, the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GanTransferError(Exception):
+    """Base of all errors a user can cause; anything else is a bug of ours (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(GanTransferError, ValueError):
+    """A wrong flag, key, name or combination; an existing non-empty ``--out`` too."""
+
+    exit_code = 2
+
+
+class DataError(GanTransferError, ValueError):
+    """Missing, empty, unreadable or wrongly laid out images."""
+
+    exit_code = 3
+
+
+class ModelError(GanTransferError, ValueError):
+    """A model, adapter or weights file that is missing, unsafe, broken or does not fit."""
+
+    exit_code = 4
+
+
+class DivergedError(GanTransferError, RuntimeError):
+    """Training produced non-finite values and one roll-back did not help."""
+
+    exit_code = 5
+
+
+class OutputError(GanTransferError, OSError):
+    """The output cannot be written: full disk or read-only folder."""
+
+    exit_code = 6
+
+
+class Interrupted(GanTransferError):
+    """SIGINT or SIGTERM arrived; the step was finished and everything saved."""
+
+    exit_code = 130
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of `choices`, or an empty string."""
+    near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
