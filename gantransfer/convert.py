@@ -1,0 +1,233 @@
+"""Checkpoints of other code bases, read into gantransfer's networks.
+
+A dialect is a function ``(generator tensors | None, discriminator tensors | None, settings) -> networks``. The
+architecture is inferred from tensor shapes; the config adds what shapes cannot tell (epsilons) and is checked
+against them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gantransfer.errors import ModelError
+from gantransfer.modulation import attach_official_propagation
+from gantransfer.networks.biggan import (
+    D_RESOLUTIONS,
+    BigGANConfig,
+    Discriminator,
+    Generator,
+    build_discriminator,
+    build_generator,
+)
+from gantransfer.registry import Registry
+from gantransfer.weights import load_strictly
+
+State = dict[str, Tensor]
+RESOLUTIONS = (32, 64, 128, 256)
+dialects = Registry("dialect")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Networks in eval mode and what was inferred, one line each."""
+
+    generator: Generator
+    discriminator: Discriminator | None
+    notes: tuple[str, ...]
+
+
+def _numbered(state: Mapping[str, Tensor], pattern: str) -> dict[int, Tensor]:
+    found = {}
+    for key, tensor in state.items():
+        if match := re.fullmatch(pattern, key):
+            found[int(match[1])] = tensor
+    return found
+
+
+def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) -> BigGANConfig:
+    """The configuration that official BigGAN tensors belong to.
+
+    Raises:
+        ModelError: the tensors are no BigGAN's, or `settings` contradicts their shapes.
+    """
+    found: dict[str, Any] = {
+        "bn_eps": float(settings.get("BN_eps", 1e-5)),
+        "sn_eps": float(settings.get("SN_eps", 1e-6)),
+        "init": settings.get("G_init", "ortho"),
+    }
+    if g is not None:
+        found |= _infer_generator(g)
+    if d is not None:
+        found |= _infer_discriminator(d, found)
+    for ours, theirs in (("resolution", "resolution"), ("num_classes", "n_classes")):
+        if theirs in settings and settings[theirs] != found.get(ours):
+            raise ModelError(
+                f"config says {theirs} {settings[theirs]} but the tensors have {found.get(ours)}; "
+                "give the config that belongs to these files or none"
+            )
+    if "g_widths" not in found:
+        raise ModelError("a discriminator alone is no GAN; give the generator's file too")
+    if "d_widths" not in found:
+        found["d_widths"] = (8,) * len(D_RESOLUTIONS[found["resolution"]])
+    return BigGANConfig(**found)
+
+
+def _infer_generator(g: State) -> dict[str, Any]:
+    conv1 = _numbered(g, r"blocks\.(\d+)\.0\.conv1\.weight")
+    if not conv1 or "linear.weight" not in g or "output_layer.2.weight" not in g:
+        raise ModelError(
+            "the generator file holds no BigGAN generator (no blocks.0.0.conv1.weight, linear.weight, "
+            "output_layer.2.weight); choose the dialect it was written in"
+        )
+    if 4 * 2 ** len(conv1) not in RESOLUTIONS:
+        raise ModelError(f"a BigGAN generator with {len(conv1)} blocks is not supported; 3 to 6 are (32 to 256 px)")
+    gain = g["blocks.0.0.bn1.gain.weight"]
+    shared = g.get("shared.weight")
+    chunk = g["linear.weight"].shape[1]
+    shared_dim = shared.shape[1] if shared is not None else 0
+    hierarchical = bool(shared_dim) and gain.shape[1] > shared_dim
+    return {
+        "resolution": 4 * 2 ** len(conv1),
+        "channels": g["output_layer.2.weight"].shape[0],
+        "num_classes": (shared if shared is not None else gain).shape[0],
+        "g_widths": (conv1[0].shape[1], *(conv1[i].shape[0] for i in range(len(conv1)))),
+        "hierarchical": hierarchical,
+        "z_dim": chunk * (len(conv1) + 1) if hierarchical else chunk,
+        "shared_dim": shared_dim,
+        "class_affine": "shared" if shared_dim else "table",
+        "standing_statistics": "blocks.0.0.bn1.bn.stored_mean" in g,
+        "g_attention": tuple(8 * 2**i for i in _numbered(g, r"blocks\.(\d+)\.1\.gamma")),
+    }
+
+
+def _infer_discriminator(d: State, g: Mapping[str, Any]) -> dict[str, Any]:
+    conv1 = _numbered(d, r"blocks\.(\d+)\.0\.conv1\.weight")
+    conv2 = _numbered(d, r"blocks\.(\d+)\.0\.conv2\.weight")
+    if not conv2 or "linear.weight" not in d:
+        raise ModelError(
+            "the discriminator file holds no BigGAN discriminator (no blocks.0.0.conv2.weight, linear.weight); "
+            "choose the dialect it was written in"
+        )
+    by_blocks = {len(v): r for r, v in D_RESOLUTIONS.items()}
+    resolution = by_blocks.get(len(conv2))
+    if resolution is None or resolution != g.get("resolution", resolution):
+        raise ModelError(
+            f"a BigGAN discriminator with {len(conv2)} blocks does not belong to a generator of "
+            f"{g.get('resolution', 'any')} px; give the files of one model"
+        )
+    attention = _numbered(d, r"blocks\.(\d+)\.1\.gamma")
+    classes = d["embed.weight"].shape[0] if "embed.weight" in d else 0
+    if g.get("num_classes", classes) != classes and classes:
+        raise ModelError(f"the generator has {g['num_classes']} classes, the discriminator {classes}; "
+                         "give the files of one model")
+    return {
+        "d_widths": tuple(conv2[i].shape[0] for i in range(len(conv2))),
+        "d_wide": all(conv1[i].shape[0] == conv2[i].shape[0] for i in conv2),
+        "d_attention": tuple({D_RESOLUTIONS[resolution][i]: None for i in attention}),
+    }
+
+
+def _notes(config: BigGANConfig, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    shown = ("resolution", "channels", "num_classes", "z_dim", "g_widths", "d_widths", "class_affine",
+             "hierarchical", "shared_dim", "g_attention", "d_attention", "standing_statistics")
+    notes = [f"from tensor shapes: {k} = {getattr(config, k)}" for k in shown]
+    for theirs, ours in (("BN_eps", "bn_eps"), ("SN_eps", "sn_eps")):
+        if theirs not in settings:
+            notes.append(f"not in the files, default taken: {ours} = {getattr(config, ours)}")
+    return tuple(notes)
+
+
+@dialects.register("biggan-pytorch")
+def biggan_pytorch(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
+    """``G.pth``/``G_ema.pth`` and ``D.pth`` of ajbrock/BigGAN-PyTorch."""
+    config = infer_biggan(g, d, settings)
+    generator = build_generator(config)
+    load_strictly(generator, g, "the generator file")
+    notes = _notes(config, settings)
+    if any(int(n.accumulation_counter) > 0 for n in generator.standing_norms()):
+        notes += ("the file holds accumulated standing statistics: call accumulate_standing_statistics",)
+    discriminator = None
+    if d is not None:
+        discriminator = build_discriminator(config)
+        load_strictly(discriminator, d, "the discriminator file")
+    return Converted(generator, discriminator, notes)
+
+
+_TRANSFER_KEY = re.compile(
+    r"(blocks\.\d+\.0\.bn[12])\.(comb_layer|prev_knowledge|z_layer|res)_([gb])\.(weight|bias|u0|sv0)"
+)
+
+
+@dialects.register("cgantransfer")
+def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
+    """``G.pth`` and ``D.pth`` of mshahbazi72/cGANTransfer, both flavours.
+
+    The result generates the *target* classes with the official parametrisation still in place
+    (`gantransfer.modulation.OfficialPropagation`), so that it can be trained on; `GAN.save_pretrained`
+    folds it. The old classes' tables in the file, unused by that code, are left out.
+    """
+    own = {k: v for k, v in g.items() if not k.endswith("pretrain_embedding_w")}
+    new = {k: v for k, v in own.items() if _TRANSFER_KEY.fullmatch(k)}
+    if not new:
+        raise ModelError(
+            "the generator file holds no cGANTransfer layers (comb_layer_*); use dialect 'biggan-pytorch'"
+        )
+    old_settings = {**settings, "n_classes": settings.get("n_pretrain_classes")}
+    if old_settings["n_classes"] is None:
+        del old_settings["n_classes"]
+    source = {k: v for k, v in own.items() if k not in new}
+    config = infer_biggan(source, None, old_settings)
+    generator = build_generator(config)
+    load_strictly(generator, source, "the generator file")
+    classes = new["blocks.0.0.bn1.comb_layer_g.weight"].shape[1]
+    if settings.get("n_classes", classes) != classes:
+        raise ModelError(f"config says n_classes {settings['n_classes']} but the tensors have {classes}; "
+                         "give the config that belongs to these files or none")
+    target = generator.with_class_tables(classes)
+    attach_official_propagation(target, config.num_classes, spectral=config.hierarchical)
+    state = target.state_dict()
+    state.update(dict(official_keys(new)))
+    load_strictly(target, state, "the generator file")
+    discriminator = None
+    if d is not None:
+        d = {k.replace("new_embed.", "embed."): v for k, v in d.items()
+             if not (k.startswith("embed.") and "new_embed.weight" in d)}
+        d_config = replace(target.config, **_infer_discriminator(
+            d, {"resolution": config.resolution, "num_classes": classes}))
+        discriminator = build_discriminator(d_config)
+        load_strictly(discriminator, d, "the discriminator file")
+    notes = (f"cGANTransfer: {config.num_classes} source classes, {classes} target classes",)
+    return Converted(target, discriminator, notes + _notes(target.config, settings))
+
+
+def official_keys(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """cGANTransfer's names and layouts -> those of `OfficialPropagation` (residuals are transposed)."""
+    parts = {"comb_layer": "parametrizations.weight.0.scores", "prev_knowledge": "parametrizations.weight.0.prior",
+             "z_layer": "noise"}
+    renamed = []
+    for key, tensor in state.items():
+        norm, layer, which, what = _TRANSFER_KEY.fullmatch(key).groups()
+        table = f"{norm}.{'gain' if which == 'g' else 'bias'}"
+        if layer == "res":
+            renamed.append((f"{table}.parametrizations.weight.original", tensor.t().contiguous()))
+        else:
+            renamed.append((f"{table}.{parts[layer]}.{what}", tensor))
+    return renamed
+
+
+def read_settings(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
+    """A config given as mapping, path of a JSON file, or None."""
+    from gantransfer.weights import read_json
+
+    if config is None:
+        return {}
+    return dict(config) if isinstance(config, Mapping) else read_json(config)
+
+
+Dialect = Callable[[State, State | None, Mapping[str, Any]], Converted]

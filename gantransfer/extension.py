@@ -1,0 +1,105 @@
+"""What the class-extending methods (bsa, cgantransfer) and the fine-tuning ones share: where new classes'
+rows start, which parts of a frozen generator stay in eval mode, and the target's critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gantransfer.errors import ModelError, UsageError, did_you_mean
+from gantransfer.layers import SpectralNorm
+from gantransfer.norm import class_rows
+from gantransfer.plan import Source, Target
+from gantransfer.registry import architectures
+
+ROW_INITS = ("mean", "random_source", "random")
+
+
+def one_source(sources: Sequence[Source], method: str) -> Source:
+    """The single source of a method that takes one (UsageError otherwise)."""
+    if len(sources) != 1:
+        raise UsageError(f"method '{method}' takes one source, not {len(sources)}; give one --source")
+    return sources[0]
+
+
+def conditional_source(sources: Sequence[Source], target: Target, method: str) -> Source:
+    """The single source, checked to have class-conditional norm layers, for a labelled target."""
+    source = one_source(sources, method)
+    if not hasattr(source.generator, "class_norms") or not source.generator.num_classes:
+        raise ModelError(f"method '{method}' combines class-conditional norm layers and this source has none; "
+                         "use transfergan or freezed")
+    if not target.num_classes:
+        raise UsageError(f"method '{method}' learns classes and the target has none; pass --class-name NAME "
+                         "for a flat folder")
+    return source
+
+
+def mixing_rows(init: str, classes: int, old_classes: int, seed: int) -> Tensor | None:
+    """float [classes, old_classes]: how new rows start as mixes of old ones.
+
+    "mean" averages all, "random_source" copies one drawn old class each, "random" gives None (newly
+    initialised by the network).
+    """
+    if init not in ROW_INITS:
+        raise UsageError(f"row initialisation '{init}' does not exist{did_you_mean(init, ROW_INITS)}; "
+                         f"have: {', '.join(ROW_INITS)}")
+    if init == "random" or not old_classes:
+        return None
+    if init == "mean":
+        return torch.full((classes, old_classes), 1 / old_classes)
+    picks = torch.randint(old_classes, (classes,), generator=torch.Generator().manual_seed(seed))
+    return nn.functional.one_hot(picks, old_classes).float()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw new weights from `seed` and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: bool = False) -> nn.Module:
+    """The critic a run starts from: the source's with `classes` new embedding rows, or a fresh one.
+
+    Raises:
+        ModelError: the source has no critic and `fresh` is False.
+    """
+    with seeded(seed):
+        if fresh:
+            if source.discriminator is None:
+                arch = architectures[source.config["arch"]]
+                return arch.build_discriminator(source.generator.config).fresh(classes)
+            return source.discriminator.fresh(classes)
+        if source.discriminator is None:
+            raise ModelError("this source has no discriminator, which the method starts from; use a source with "
+                             "one, or transfergan with --discriminator scratch")
+        embed = source.discriminator.embed
+        old = 0 if embed is None else embed.num_embeddings
+        return source.discriminator.with_classes(classes, mixing_rows(init, classes, old, seed))
+
+
+def frozen_layers(generator: nn.Module, statistics: str = "batch") -> list[nn.Module]:
+    """Modules of a frozen generator that stay in eval mode: every spectrally normed layer (u0 and sv0 do not
+    move), and with ``statistics="source"`` also the norms, which then use the source's statistics."""
+    fixed = [m for m in generator.modules() if isinstance(m, SpectralNorm)]
+    if statistics == "source":
+        fixed += [norm for _, norm in generator.norms()]
+    elif statistics != "batch":
+        raise UsageError(f"statistics '{statistics}' is neither 'batch' nor 'source'")
+    return fixed
+
+
+def source_rows(generator: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Effective scales (leading 1 included) and shifts of every old class, float [N, C] each, by norm name."""
+    embedding = generator.class_embedding()
+    return {name: class_rows(norm, embedding) for name, norm in generator.class_norms()}
+
+
+def noise_parameters(generator: nn.Module) -> list[nn.Parameter]:
+    """The hierarchical-noise projections inside the class tables (none without hierarchical z)."""
+    tables = [t for _, norm in generator.class_norms() for t in (norm.gain, norm.bias)]
+    return [p for table in tables if hasattr(table, "noise") for p in table.noise.parameters()]

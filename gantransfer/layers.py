@@ -1,0 +1,202 @@
+"""Layers shared by the networks: BigGAN's spectral norm, folded resampling convolutions, attention.
+
+Spectral norm follows BigGAN-PyTorch (one power iteration in every forward pass, stored only in
+training mode), which neither of PyTorch's own versions does, and keeps its buffer names ``u0`` and
+``sv0`` so that official state dicts load key by key.
+
+A convolution that follows nearest x2 up-sampling, or precedes 2x2 average pooling, is computed as one
+4x4 convolution of stride 2 whose kernel is a linear function of the 3x3 weight (exact algebra, about
+half the multiplications). Kernel and sigma of weights that take no gradient are constants and cached.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Rows: taps of the 4-tap kernel; columns: taps of the 3-tap kernel. With u the nearest x2 up-sampled
+# signal, y[2i] = w0 x[i-1] + (w1+w2) x[i] and y[2i+1] = (w0+w1) x[i] + w2 x[i+1].
+_UP_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+# y[i] = 1/2 sum_m (w[m] + w[m-1]) x[2i+m-1]: a 3-tap convolution averaged over two neighbours.
+_DOWN_TAPS = ((0.5, 0.0, 0.0), (0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (0.0, 0.0, 0.5))
+
+
+def fold_upsampling(weight: Tensor) -> Tensor:
+    """Kernel [in, out, 4, 4] of the transposed convolution (stride 2, padding 1) that equals nearest x2
+    up-sampling followed by the 3x3 convolution `weight` [out, in, 3, 3] (padding 1)."""
+    taps = weight.new_tensor(_UP_TAPS)
+    return torch.einsum("ai,oqij,bj->qoab", taps, weight, taps)
+
+
+def fold_pooling(weight: Tensor) -> Tensor:
+    """Kernel [out, in, 4, 4] of the convolution (stride 2, padding 1) that equals the 3x3 convolution
+    `weight` [out, in, 3, 3] (padding 1) followed by 2x2 average pooling."""
+    taps = weight.new_tensor(_DOWN_TAPS)
+    return torch.einsum("ai,oqij,bj->oqab", taps, weight, taps)
+
+
+class SpectralNorm(nn.Module):
+    """Mixin: ``weight / sigma`` with BigGAN's power iteration (one step from ``u0`` per forward).
+
+    v = u0 W / |u0 W|, u = v W^T / |v W^T|, sigma = v W^T u^T; u and v carry no gradient, sigma does.
+    Training mode stores u and sigma in ``u0`` [1, rows] and ``sv0`` [1]; evaluation mode stores nothing.
+    """
+
+    weight: Tensor
+    u0: Tensor
+    sv0: Tensor
+
+    def _init_spectral_norm(self, eps: float) -> None:
+        self.sn_eps = eps
+        self.register_buffer("u0", torch.randn(1, self.weight.shape[0]))
+        self.register_buffer("sv0", torch.ones(1))
+        self._constant: tuple[Any, ...] | None = None
+
+    def normalized_weight(self) -> Tensor:
+        """`weight` divided by its current estimate of the largest singular value, same shape."""
+        weight = self.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.reshape(weight.shape[0], -1)
+            with torch.no_grad():
+                v = F.normalize(self.u0 @ matrix, eps=self.sn_eps)
+                u = F.normalize(v @ matrix.t(), eps=self.sn_eps)
+            sigma = (v @ matrix.t() @ u.t()).squeeze()
+            if self.training:
+                with torch.no_grad():
+                    self.u0.copy_(u)
+                    self.sv0.copy_(sigma)
+            return weight / sigma
+
+    def kernel(self) -> Tensor:
+        """What the forward pass multiplies with; subclasses fold resampling in here."""
+        return self.normalized_weight()
+
+    def effective_kernel(self) -> Tensor:
+        """`kernel()`, computed once while the layer is in eval mode and its weight takes no gradient.
+
+        The cache is keyed by the identity and version counter of weight and u0, so loading a state dict,
+        an optimiser step or a move to another device renews it.
+        """
+        weight = self.weight
+        if self.training or (weight.requires_grad and torch.is_grad_enabled()):
+            return self.kernel()
+        key = (weight._version, self.u0._version, weight.dtype, weight.device)
+        cached = self._constant
+        if cached is None or cached[0]() is not weight or cached[1]() is not self.u0 or cached[2] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                kernel = self.kernel()
+            if torch.nn.utils.parametrize.is_parametrized(self, "weight"):
+                return kernel
+            self._constant = cached = (weakref.ref(weight), weakref.ref(self.u0), key, kernel)
+        return cached[3]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_constant": None}
+
+
+class SNConv2d(SpectralNorm, nn.Conv2d):
+    """Spectrally normed convolution of stride 1, optionally with nearest x2 up-sampling before or 2x2
+    average pooling after it (``resample="up"`` or ``"down"``), both exact.
+
+    A 1x1 kernel commutes with both resamplings and is applied at the lower resolution.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = True,
+        resample: str | None = None, eps: float = 1e-6,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.resample = resample
+        self._init_spectral_norm(eps)
+
+    def kernel(self) -> Tensor:
+        weight = self.normalized_weight()
+        if self.kernel_size[0] == 3 and self.resample == "up":
+            return fold_upsampling(weight)
+        if self.kernel_size[0] == 3 and self.resample == "down":
+            return fold_pooling(weight)
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.effective_kernel()
+        if self.kernel_size[0] == 1:
+            if self.resample == "down":
+                x = F.avg_pool2d(x, 2)
+            x = F.conv2d(x, kernel, self.bias)
+            return F.interpolate(x, scale_factor=2) if self.resample == "up" else x
+        if self.resample == "up":
+            return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+        if self.resample == "down":
+            return F.conv2d(x, kernel, self.bias, stride=2, padding=1)
+        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+
+
+class SNLinear(SpectralNorm, nn.Linear):
+    """Spectrally normed linear layer."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, eps: float = 1e-6) -> None:
+        super().__init__(in_features, out_features, bias)
+        self._init_spectral_norm(eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_kernel(), self.bias)
+
+
+class SNEmbedding(SpectralNorm, nn.Embedding):
+    """Embedding whose whole table [classes, features] is spectrally normed."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, eps: float = 1e-6) -> None:
+        super().__init__(num_embeddings, embedding_dim)
+        self._init_spectral_norm(eps)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return F.embedding(labels, self.effective_kernel())
+
+
+class SelfAttention(nn.Module):
+    """BigGAN's non-local block: 1x1 spectrally normed convolutions without bias, keys and values 2x2
+    max-pooled, softmax without 1/sqrt(d), output ``gamma * o + x`` with gamma starting at 0.
+
+    Input and output [N, C, H, W] with C >= 8 and even H, W.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.theta = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
+        self.phi = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
+        self.g = SNConv2d(channels, channels // 2, 1, bias=False, eps=eps)
+        self.o = SNConv2d(channels // 2, channels, 1, bias=False, eps=eps)
+        self.gamma = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        theta = self.theta(x).flatten(2)  # [N, C/8, HW]
+        phi = F.max_pool2d(self.phi(x), 2).flatten(2)  # [N, C/8, HW/4]
+        g = F.max_pool2d(self.g(x), 2).flatten(2)  # [N, C/2, HW/4]
+        beta = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)  # [N, HW, HW/4]
+        o = (g @ beta.transpose(1, 2)).reshape(n, -1, h, w)
+        return self.gamma * self.o(o) + x
+
+
+def initialise(module: nn.Module, scheme: str) -> None:
+    """Initialise every convolution, linear and embedding weight in place as BigGAN does.
+
+    Args:
+        scheme: ``"ortho"`` (orthogonal), ``"N02"`` (normal, std 0.02) or ``"xavier"``. Biases keep
+            PyTorch's default. The orthogonal draw uses the global generator: seed it for a fixed start.
+    """
+    schemes = {
+        "ortho": nn.init.orthogonal_,
+        "N02": lambda w: nn.init.normal_(w, 0.0, 0.02),
+        "xavier": nn.init.xavier_uniform_,
+        "glorot": nn.init.xavier_uniform_,
+    }
+    if scheme not in schemes:
+        raise ValueError(f"init scheme '{scheme}' is unknown; choose one of {', '.join(schemes)}")
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding)):
+            schemes[scheme](layer.weight)

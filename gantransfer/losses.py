@@ -1,0 +1,132 @@
+"""Adversarial losses, penalties, and the two phases every adversarial method shares.
+
+hinge: Lim and Ye 2017 (eq. 12), used by BigGAN and cGANTransfer; non-saturating: Goodfellow et al. 2014;
+wgan-gp: Gulrajani et al. 2017. R1: Mescheder et al. 2018 in the gamma/2 convention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantransfer.augment import diff_augment
+from gantransfer.errors import UsageError, did_you_mean
+from gantransfer.plan import Batch, Losses, Phase
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]."""
+    return {"real": F.relu(1 - real).mean(), "fake": F.relu(1 + fake).mean()}
+
+
+def linear_generator(fake: Tensor) -> Tensor:
+    """-E[D(G(z))]: the generator's side of hinge and Wasserstein."""
+    return -fake.mean()
+
+
+def nonsaturating_discriminator(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """E[-log sigma(D(x))] + E[-log(1 - sigma(D(G(z))))]."""
+    return {"real": F.softplus(-real).mean(), "fake": F.softplus(fake).mean()}
+
+
+def nonsaturating_generator(fake: Tensor) -> Tensor:
+    """E[-log sigma(D(G(z)))]."""
+    return F.softplus(-fake).mean()
+
+
+def wasserstein_discriminator(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """E[D(G(z))] - E[D(x)]."""
+    return {"real": -real.mean(), "fake": fake.mean()}
+
+
+LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], Callable[[Tensor], Tensor]]] = {
+    "hinge": (hinge_discriminator, linear_generator),
+    "non-saturating": (nonsaturating_discriminator, nonsaturating_generator),
+    "wgan-gp": (wasserstein_discriminator, linear_generator),
+}
+
+
+def gradient_square_norm(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+    """float [N]: squared L2 norm of dD/dx for each image, differentiable in D's parameters."""
+    images = images.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(images, labels).sum(), images, create_graph=True)
+    return gradient.square().sum((1, 2, 3))
+
+
+def gradient_penalty(
+    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, rng: torch.Generator
+) -> Tensor:
+    """E[(|dD/dx| - 1)^2] at random points between real and fake images (Gulrajani et al., eq. 3)."""
+    a = torch.rand(len(real), 1, 1, 1, generator=rng).to(real)
+    return (gradient_square_norm(critic, real + a * (fake - real), labels).sqrt() - 1).square().mean()
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """The loss of a run and how often the critic is updated.
+
+    Attributes:
+        kind: "hinge", "non-saturating" or "wgan-gp".
+        gp_weight: weight of the gradient penalty (wgan-gp only).
+        r1_gamma: R1 penalty gamma/2 E|dD/dx|^2 on real images; 0 is none.
+        augment: DiffAugment policy for everything the critic sees.
+        d_steps: critic updates per iteration.
+    """
+
+    kind: str = "hinge"
+    gp_weight: float = 10.0
+    r1_gamma: float = 0.0
+    augment: str = ""
+    d_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in LOSSES:
+            raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
+                             f"have: {', '.join(LOSSES)}")
+        diff_augment(self.augment)
+
+    def phases(
+        self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
+        d_updates: tuple[str, ...] = ("D",), regulariser: Callable[[], dict[str, Tensor]] | None = None,
+    ) -> tuple[Phase, Phase]:
+        """The critic's phase, then the generator's, with `regulariser`'s terms added to the latter.
+
+        As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
+        own latents.
+        """
+        d_loss, g_loss = LOSSES[self.kind]
+        augment = diff_augment(self.augment)
+        conditional = generator.num_classes > 0
+
+        def critic_loss(batch: Batch) -> Losses:
+            with torch.no_grad():
+                fake = generator(batch.z, batch.y if conditional else None)
+                fake = augment(fake, batch.rng)
+            real = augment(batch.images, batch.rng)
+            labels = torch.cat([batch.y, batch.labels]) if conditional else None
+            on_fake, on_real = critic(torch.cat([fake, real]), labels).split([len(fake), len(real)])
+            terms = d_loss(on_real, on_fake)
+            if self.kind == "wgan-gp":
+                between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
+                terms["gradient_penalty"] = self.gp_weight * between
+            if self.r1_gamma:
+                square = gradient_square_norm(critic, real, batch.labels if conditional else None)
+                terms["r1"] = self.r1_gamma / 2 * square.mean()
+            return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean()})
+
+        def generator_loss(batch: Batch) -> Losses:
+            labels = batch.y if conditional else None
+            fake = augment(generator(batch.z, labels), batch.rng)
+            terms = {"adversarial": g_loss(critic(fake, labels))}
+            if regulariser is not None:
+                terms |= regulariser()
+            return Losses(terms, {})
+
+        return (
+            Phase("D", d_updates, critic_loss, repeat=self.d_steps),
+            Phase("G", g_updates, generator_loss, uses_images=False),
+        )

@@ -1,0 +1,92 @@
+"""BSA, adversarial form: a frozen generator learns new classes' batch-norm scales and shifts.
+
+Paper of the idea: Noguchi and Harada, "Image Generation From Small Datasets via Batch Statistics Adaptation", ICCV
+2019. This form is the baseline of the cGANTransfer paper (supplement A): adversarial training, convolutions
+frozen, the target classes' parameters learned from scratch, without transfer between classes; everything else
+as in cgantransfer, the hierarchical-noise projections included.
+
+New classes train with batch statistics and sample with their running average, which belongs to the adapter
+(``statistics="source"``: both with the source's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gantransfer.errors import UsageError, did_you_mean
+from gantransfer.extension import (
+    conditional_source,
+    frozen_layers,
+    mixing_rows,
+    noise_parameters,
+    source_rows,
+    target_critic,
+)
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.registry import register_method
+
+INITS = ("scratch", "mean", "random_source")
+
+
+@register_method("bsa")
+@dataclass(frozen=True)
+class BSA:
+    """Learn class scales and shifts on a frozen generator.
+
+    Attributes:
+        init: "scratch" (gain 1, bias 0), "mean" of the old classes, or "random_source".
+        d_embedding: the critic's new class rows: "random" (as published), "mean" or "random_source".
+        lr: Adam rate of the class parameters. lr_noise: of the noise projections (None: as lr).
+        lr_d: of the critic, which trains whole.
+        statistics: "batch" or "source", see above. buffers: "fixed" keeps the frozen layers' spectral-norm
+            vectors; "official" moves them, as the published code does.
+        init_seed: seed of everything newly drawn.
+    """
+
+    init: str = "scratch"
+    d_embedding: str = "random"
+    lr: float = 1e-3
+    lr_noise: float | None = None
+    lr_d: float = 2e-4
+    statistics: str = "batch"
+    buffers: str = "fixed"
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise UsageError(f"init '{self.init}' does not exist{did_you_mean(self.init, INITS)}; "
+                             f"have: {', '.join(INITS)}")
+
+    @torch.no_grad()
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """The source's generator, its class tables replaced by the target's."""
+        source = conditional_source(sources, target, "bsa")
+        generator = source.generator.with_class_tables(target.num_classes)
+        if self.init != "scratch":
+            for name, (scales, shifts) in source_rows(source.generator).items():
+                norm = generator.get_submodule(name)
+                rows = mixing_rows(self.init, target.num_classes, len(scales), self.init_seed).to(scales)
+                norm.gain.weight.copy_(rows @ scales - 1)
+                norm.bias.weight.copy_(rows @ shifts)
+        return generator
+
+    def plan(
+        self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
+    ) -> Plan:
+        """The class tables, the noise projections, and the whole critic."""
+        source = conditional_source(sources, target, "bsa")
+        critic = target_critic(source, target.num_classes, self.d_embedding, self.init_seed + 1)
+        tables = [t.weight for _, norm in generator.class_norms() for t in (norm.gain, norm.bias)]
+        groups = {"D": Group(list(critic.parameters()), self.lr_d), "classes": Group(tables, self.lr)}
+        if noise := noise_parameters(generator):
+            groups["noise"] = Group(noise, self.lr if self.lr_noise is None else self.lr_noise)
+        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
+        fixed = [] if self.buffers == "official" else frozen_layers(generator, self.statistics)
+        notes = (f"class scales and shifts start at {self.init}; convolutions frozen",
+                 f"discriminator pre-trained, its class rows: {self.d_embedding}")
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=fixed, notes=notes)

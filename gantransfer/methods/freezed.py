@@ -1,0 +1,67 @@
+"""FreezeD: fine-tuning with the critic's first blocks frozen.
+
+Paper: Mo, Cho, Shin, "Freeze the Discriminator: a Simple Baseline for Fine-Tuning GANs", 2020. Reference code: FreezeD
+(5545bc3), whose projection-SNGAN runs freeze the first three blocks.
+
+Differs from the original: blocks are chosen by index, never by matching names; frozen blocks also keep their
+spectral-norm buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from gantransfer.errors import UsageError
+from gantransfer.extension import mixing_rows, one_source, seeded, target_critic
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.registry import register_method
+
+
+@register_method("freezed")
+@dataclass(frozen=True)
+class FreezeD:
+    """Fine-tune G and the upper part of D.
+
+    Attributes:
+        frozen_blocks: how many of D's blocks stay fixed, counted from the image.
+        class_init, d_embedding: where new classes' rows of G and D start: "mean", "random_source", "random".
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). init_seed: seed of everything newly drawn.
+    """
+
+    frozen_blocks: int = 2
+    class_init: str = "mean"
+    d_embedding: str = "random"
+    lr_g: float = 2e-4
+    lr_d: float = 2e-4
+    init_seed: int = 0
+
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """The source's generator with the target's classes in place of its own."""
+        source = one_source(sources, "freezed")
+        old = source.generator.num_base_classes
+        rows = mixing_rows(self.class_init, max(target.num_classes, 1), max(old, 1), self.init_seed)
+        with seeded(self.init_seed):
+            return source.generator.with_classes(target.num_classes, rows)
+
+    def plan(
+        self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
+    ) -> Plan:
+        """All of G; of D everything above the frozen blocks."""
+        source = one_source(sources, "freezed")
+        critic = target_critic(source, target.num_classes, self.d_embedding, self.init_seed + 1)
+        if not 0 <= self.frozen_blocks <= len(critic.blocks):
+            raise UsageError(f"frozen_blocks {self.frozen_blocks} is outside 0 to {len(critic.blocks)}, "
+                             "the blocks of this source's discriminator")
+        frozen = list(critic.blocks[: self.frozen_blocks])
+        fixed = {id(p) for block in frozen for p in block.parameters()}
+        groups = {
+            "D": Group([p for p in critic.parameters() if id(p) not in fixed], self.lr_d),
+            "G": Group(list(generator.parameters()), self.lr_g),
+        }
+        phases = loss.phases(generator, critic, g_updates=("G",))
+        notes = (f"discriminator blocks 0 to {self.frozen_blocks - 1} frozen" if frozen else "no block frozen",)
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen, notes=notes)

@@ -1,0 +1,55 @@
+"""Scratch: the source's architecture with fresh weights, the baseline every paper compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from gantransfer.extension import one_source, seeded, target_critic
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.registry import register_method
+
+
+@register_method("scratch")
+@dataclass(frozen=True)
+class Scratch:
+    """Train generator and critic from random weights.
+
+    Attributes:
+        lr_g, lr_d: Adam rates. class_lr_scale: factor on the rates of class tables and embeddings.
+        beta2: Adam's second beta (the first is 0). init_seed: seed of the fresh weights.
+    """
+
+    lr_g: float = 4e-4
+    lr_d: float = 4e-4
+    class_lr_scale: float = 2.0
+    beta2: float = 0.99
+    init_seed: int = 0
+
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """A fresh generator of the source's architecture for the target's classes."""
+        with seeded(self.init_seed):
+            return one_source(sources, "scratch").generator.fresh(target.num_classes)
+
+    def plan(
+        self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
+    ) -> Plan:
+        """Everything trains."""
+        source = one_source(sources, "scratch")
+        critic = target_critic(source, target.num_classes, "random", self.init_seed + 1, fresh=True)
+        groups = {}
+        for name, net, lr in (("G", generator, self.lr_g), ("D", critic, self.lr_d)):
+            per_class = [p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+            ids = {id(p) for p in per_class}
+            betas = (0.0, self.beta2)
+            groups[name] = Group([p for p in net.parameters() if id(p) not in ids], lr, betas)
+            if per_class:
+                groups[f"{name}_classes"] = Group(per_class, lr * self.class_lr_scale, betas)
+        phases = loss.phases(
+            generator, critic, g_updates=tuple(n for n in groups if n[0] == "G"),
+            d_updates=tuple(n for n in groups if n[0] == "D"),
+        )
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), notes=("all weights newly initialised",))

@@ -1,0 +1,75 @@
+"""TransferGAN: fine-tune all weights of generator and critic on the target.
+
+Paper: Wang et al., "Transferring GANs: generating images from limited data", ECCV 2018. Section 4.2 compares the
+four combinations of pre-trained and fresh networks; both pre-trained is best and is the default here.
+
+Differs from the original: BigGAN sources with a projection critic instead of WGAN-GP with an auxiliary classifier.
+Class parameters of new classes start from the old classes', as the paper's conditional variants copy theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from gantransfer.errors import UsageError
+from gantransfer.extension import mixing_rows, one_source, seeded, target_critic
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.registry import register_method
+
+
+@register_method("transfergan")
+@dataclass(frozen=True)
+class TransferGAN:
+    """Fine-tuning.
+
+    Attributes:
+        generator, discriminator: "pretrained" or "scratch" (the paper's Table 1).
+        class_init: new classes' generator rows: "mean", "random_source" or "random".
+        d_embedding: the critic's new class rows, in the same three ways.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). init_seed: seed of everything newly drawn.
+    """
+
+    generator: str = "pretrained"
+    discriminator: str = "pretrained"
+    class_init: str = "mean"
+    d_embedding: str = "random"
+    lr_g: float = 2e-4
+    lr_d: float = 2e-4
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("generator", "discriminator"):
+            value = getattr(self, name)
+            if value not in ("pretrained", "scratch"):
+                raise UsageError(f"{name} '{value}' is neither 'pretrained' nor 'scratch'")
+
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """The source's generator with the target's classes in place of its own."""
+        source = one_source(sources, "transfergan")
+        classes, old = target.num_classes, source.generator.num_base_classes
+        with seeded(self.init_seed):
+            if self.generator == "scratch":
+                return source.generator.fresh(classes)
+            rows = mixing_rows(self.class_init, max(classes, 1), max(old, 1), self.init_seed)
+            return source.generator.with_classes(classes, rows)
+
+    def plan(
+        self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
+    ) -> Plan:
+        """Everything trains."""
+        source = one_source(sources, "transfergan")
+        critic = target_critic(
+            source, target.num_classes, self.d_embedding, self.init_seed + 1, fresh=self.discriminator == "scratch"
+        )
+        groups = {
+            "D": Group(list(critic.parameters()), self.lr_d),
+            "G": Group(list(generator.parameters()), self.lr_g),
+        }
+        notes = (f"generator {self.generator}, its class rows: {self.class_init}",
+                 f"discriminator {self.discriminator}, its class rows: {self.d_embedding}")
+        phases = loss.phases(generator, critic, g_updates=("G",))
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), notes=notes)

@@ -1,0 +1,128 @@
+"""Modulations of existing weights, as `torch.nn.utils.parametrize` classes.
+
+Knowledge propagation computes a table of class offsets from old classes' parameters. The parametrised
+tensor (``original``) holds the residuals [classes, channels]; reading ``weight`` yields the whole table.
+`fold` replaces every modulation by the plain tensor it yields, without changing any image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gantransfer.layers import SNLinear
+from gantransfer.norm import NoisyClassTable
+
+PARAMETRISATIONS = ("centred", "linear", "softmax")
+
+
+class Propagation(nn.Module):
+    """Class parameters as combinations of old classes' (cGANTransfer, eqs. 5 and 6) plus residuals.
+
+    ``linear``: table = S P + R. ``centred``: table = m + S (P - m) + R with m the mean of P's rows, which is
+    eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions are the
+    differences between classes. ``softmax``: table = softmax(S) P + R (an option of ours).
+
+    Args:
+        prior: float [N, channels], effective scales (leading 1 included) or shifts of the old classes.
+        scores: Parameter [M, N]; give the same one to several layers to share it.
+        is_scale: the table feeds a gain, whose leading 1 is taken off again.
+        parametrisation: one of `PARAMETRISATIONS`.
+    """
+
+    def __init__(self, prior: Tensor, scores: nn.Parameter, is_scale: bool, parametrisation: str) -> None:
+        super().__init__()
+        self.prior = nn.Parameter(prior.clone())
+        self.scores = scores
+        self.is_scale, self.parametrisation = is_scale, parametrisation
+
+    def effective_scores(self) -> Tensor:
+        """float [M, N]: the coefficients S of eq. 5, whatever the parametrisation."""
+        if self.parametrisation == "softmax":
+            return torch.softmax(self.scores, 1)
+        if self.parametrisation == "centred":
+            n = self.scores.shape[1]
+            return self.scores + (1 - self.scores.sum(1, keepdim=True)) / n
+        return self.scores
+
+    def forward(self, residual: Tensor) -> Tensor:
+        if self.parametrisation == "centred":
+            mean = self.prior.mean(0)
+            table = mean + self.scores @ (self.prior - mean) + residual
+        else:
+            table = self.effective_scores() @ self.prior + residual
+        return table - 1 if self.is_scale else table
+
+
+class OfficialPropagation(nn.Module):
+    """Knowledge propagation as cGANTransfer's published code computes it, per gain or bias:
+    ``P (A c + a) + z_bias + R c`` on *offsets*, c the one-hot class.
+
+    Args:
+        classes, old_classes, channels: M, N and C.
+        spectral: the ImageNet flavour: spectral norm on scores A and prior P, no bias on P, and a bias
+            `noise_bias` that the code's noise projection adds. False is the CIFAR flavour: plain layers, both
+            with bias.
+        sn_eps: epsilon of the prior's spectral norm (the scores' is always 1e-12, as published).
+    """
+
+    def __init__(self, classes: int, old_classes: int, channels: int, spectral: bool, sn_eps: float) -> None:
+        super().__init__()
+        if spectral:
+            self.scores: nn.Linear = SNLinear(classes, old_classes, bias=True, eps=1e-12)
+            self.prior: nn.Linear = SNLinear(old_classes, channels, bias=False, eps=sn_eps)
+        else:
+            self.scores = nn.Linear(classes, old_classes)
+            self.prior = nn.Linear(old_classes, channels)
+
+    def effective_scores(self) -> Tensor:
+        """float [M, N]: scores including their bias."""
+        weight = self.scores.weight
+        return self.scores(torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device))
+
+    def forward(self, residual: Tensor) -> Tensor:
+        return self.prior(self.effective_scores()) + residual
+
+
+def attach_official_propagation(generator: nn.Module, old_classes: int, *, spectral: bool) -> None:
+    """Parametrise every class table of `generator` (see `with_class_tables`) as the published code does, in
+    place; with hierarchical z the noise projections become spectrally normed linears with bias."""
+    for _, norm in generator.class_norms():
+        for table in (norm.gain, norm.bias):
+            classes, channels = table.weight.shape
+            layer = OfficialPropagation(classes, old_classes, channels, spectral, generator.config.sn_eps)
+            parametrize.register_parametrization(table, "weight", layer, unsafe=True)
+            if hasattr(table, "noise"):
+                plain = table.noise
+                table.noise = SNLinear(plain.in_features, plain.out_features, bias=True, eps=1e-12)
+                with torch.no_grad():
+                    table.noise.weight.copy_(plain.weight)
+            table.train(generator.training)
+
+
+@torch.no_grad()
+def fold(module: nn.Module) -> nn.Module:
+    """Replace every parametrisation inside `module`, in place, by the tensor it yields in eval mode, and
+    every spectrally normed noise projection by a plain one; returns `module` in eval mode."""
+    module.eval()
+    for part in list(module.modules()):
+        for name in list(getattr(part, "parametrizations", {})):
+            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        if isinstance(part, NoisyClassTable) and isinstance(part.noise, SNLinear):
+            plain = nn.Linear(part.noise.in_features, part.noise.out_features, bias=False)
+            plain.weight.copy_(part.noise.normalized_weight())
+            if part.noise.bias is not None:
+                part.weight += part.noise.bias
+            part.noise = plain.to(part.weight.device)
+    return module
+
+
+def propagations(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(name of the class table, its propagation) for every parametrised table inside `module`."""
+    found = []
+    for name, part in module.named_modules():
+        for modulation in getattr(part, "parametrizations", {}).get("weight", []):
+            if isinstance(modulation, (Propagation, OfficialPropagation)):
+                found.append((name, modulation))
+    return found

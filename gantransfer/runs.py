@@ -1,0 +1,202 @@
+"""A run directory: what it records, how a run starts in it, and how it is taken up again.
+
+``config.yaml`` alone rebuilds everything: source, data, method, schedule. `api` fills it from arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import gantransfer.methods  # noqa: F401  (registers the methods)
+from gantransfer.config import from_mapping
+from gantransfer.data import ImageData
+from gantransfer.errors import ModelError, OutputError, UsageError
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Method, Target
+from gantransfer.registry import architectures, methods
+from gantransfer.sources import GAN
+from gantransfer.trainer import Hooks, Schedule, Trainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run is made from.
+
+    Attributes:
+        kind: "adapt" or "pretrain". source: name or directory of the source ("" in pre-training).
+        arch, network: architecture and its settings, in pre-training only.
+        data: arguments of `ImageData`. method: its name. fields: its hyper-parameters.
+        measure: what evaluation uses: features, n_fake, metrics; empty for none.
+    """
+
+    kind: str
+    source: str
+    data: dict[str, Any]
+    method: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    loss: AdversarialLoss = field(default_factory=AdversarialLoss)
+    schedule: Schedule = field(default_factory=Schedule)
+    measure: dict[str, Any] = field(default_factory=dict)
+    arch: str = "biggan"
+    network: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    def to_config(self, gan: GAN) -> dict[str, Any]:
+        """The resolved configuration as written to ``config.yaml``."""
+        source = {"name": self.source, "sha256": gan.sha256, "arch": gan.arch, "num_classes": len(gan.classes),
+                  "classes": gan.classes}
+        if self.kind == "pretrain":
+            source = {"name": "", "arch": self.arch, "network": self.network}
+        return {
+            "format_version": 1, "kind": self.kind, "command": self.command, "source": source, "data": self.data,
+            "method": {"name": self.method, **self.fields}, "loss": asdict(self.loss),
+            "train": asdict(self.schedule), "measure": self.measure,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Job:
+        """The inverse of `to_config`."""
+        source, method = dict(config["source"]), dict(config["method"])
+        return cls(
+            kind=config["kind"], source=source["name"], data=dict(config["data"]), method=method.pop("name"),
+            fields=method, loss=AdversarialLoss(**config["loss"]), schedule=Schedule(**config["train"]),
+            measure=dict(config["measure"]), arch=source["arch"], network=dict(source.get("network", {})),
+            command=config.get("command", ""),
+        )
+
+
+@dataclass
+class Parts:
+    """A job's objects, ready to train."""
+
+    job: Job
+    gan: GAN
+    data: ImageData
+    target: Target
+    method: Method
+    trainer: Trainer
+
+
+def make_method(name: str, fields: Mapping[str, Any]) -> Method:
+    """The method called `name` with `fields` over its defaults (UsageError for an unknown field)."""
+    return from_mapping(methods[name], fields, f"method {name}")
+
+
+def blank_source(arch: str, network: Mapping[str, Any], classes: list[str]) -> GAN:
+    """A freshly initialised GAN of the given architecture: what pre-training starts from."""
+    entry = architectures[arch]
+    config = from_mapping(entry.config_class, network, f"architecture {arch}")
+    return GAN(entry.build_generator(config), entry.build_discriminator(config), arch=arch,
+               classes=classes or None)
+
+
+def target_of(data: ImageData) -> Target:
+    """What a method may know of the data."""
+    classes = tuple(data.classes) if data.labelled else ()
+    return Target(len(data), classes, data.size, data.channels)
+
+
+def assemble(job: Job, out: Path, gan: GAN, data: ImageData, hooks: Hooks) -> Parts:
+    """Build generator, plan and trainer of a job."""
+    target = target_of(data)
+    method = make_method(job.method, job.fields)
+    generator = method.reshape([gan], target)
+    plan = method.plan(generator, [gan], target, job.loss)
+    trainer = Trainer(generator, plan, data, job.schedule, out, hooks)
+    return Parts(job, gan, data, target, method, trainer)
+
+
+def create_directory(out: Path) -> None:
+    """Make `out`; an existing non-empty one is refused (UsageError), an unwritable place is OutputError."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"output '{out}' exists and is not empty; choose another --out, or continue it with "
+                         f"'gantransfer resume {out}'")
+    try:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create '{out}' ({error.strerror}); choose another folder") from None
+
+
+def write_records(parts: Parts, out: Path) -> None:
+    """``config.yaml``, ``env.json`` and ``data.json`` of a new run."""
+    import yaml
+
+    config = parts.job.to_config(parts.gan)
+    config["plan"] = list(parts.trainer.plan.notes)
+    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+    try:
+        (out / "config.yaml").write_text(text, encoding="utf-8")
+        (out / "env.json").write_text(json.dumps(environment(parts.trainer.device), indent=1), encoding="utf-8")
+        report = {**parts.data.report, "fingerprint": parts.data.fingerprint}
+        (out / "data.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write into '{out}' ({error.strerror}); free space or choose another folder") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.yaml`` of a run directory (ModelError if `path` is none)."""
+    import yaml
+
+    file = Path(path) / "config.yaml"
+    if not file.is_file():
+        raise ModelError(f"'{path}' is no run directory (no config.yaml); give the --out of an earlier run")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a ``.jsonl`` file; empty if it is absent."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    import gantransfer
+
+    return {
+        "gantransfer": gantransfer.__version__, "torch": torch.__version__, "python": platform.python_version(),
+        "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "device": str(device),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def command_line() -> str:
+    """The command that is running, as typed in a shell."""
+    import shlex
+
+    program = Path(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]]) if program == "gantransfer" else ""
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of `action` and its seconds."""
+    start = time.perf_counter()
+    return action(), time.perf_counter() - start
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameter entries."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,290 @@
+"""A pre-trained GAN: load, identify, sample, save. A source is never mutated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import gantransfer.networks  # noqa: F401  (registers the architectures)
+from gantransfer import convert as conversion
+from gantransfer.errors import ModelError, OutputError, did_you_mean
+from gantransfer.modulation import fold, propagations
+from gantransfer.registry import architectures
+from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
+from gantransfer.weights import (
+    load_strictly,
+    read_json,
+    read_tensors,
+    state_sha256,
+    write_json,
+    write_tensors,
+)
+
+FORMAT_VERSION = 1
+SHIPPED = Path(__file__).parent / "shipped" / "models"
+
+
+class GAN:
+    """Generator, optional discriminator, class names and identity.
+
+    Attributes:
+        generator: the EMA generator where there is one, in eval mode; float images in [-1, 1].
+        discriminator: critic in eval mode, or None.
+        classes: names by class id.
+        sha256: SHA-256 over the generator's tensors.
+        base_sha256: of an extended model, the identity of the model it extends.
+        notes: what `convert` inferred; empty otherwise.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module | None = None,
+        *,
+        arch: str = "biggan",
+        classes: Sequence[str] | None = None,
+        raw_generator: nn.Module | None = None,
+        base_sha256: str | None = None,
+        card: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.arch = arch
+        self.generator = generator.eval()
+        self.discriminator = None if discriminator is None else discriminator.eval()
+        self.raw_generator = raw_generator
+        count = max(generator.num_classes, 1)
+        self.classes = [str(c) for c in classes] if classes is not None else [str(i) for i in range(count)]
+        if len(self.classes) != count or len(set(self.classes)) != count:
+            raise ModelError(f"{len(set(self.classes))} distinct class names for {count} classes; give one each")
+        self._base_sha256 = base_sha256
+        self.card = dict(card or {})
+        self.notes = tuple(notes)
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        if self._sha256 is None:
+            self._sha256 = state_sha256(self.generator)
+        return self._sha256
+
+    @property
+    def base_sha256(self) -> str:
+        return self._base_sha256 or self.sha256
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Architecture name and settings; ``z_dim`` is the effective one."""
+        return {"arch": self.arch, **architectures[self.arch].config_dict(self.generator.config)}
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> GAN:
+        """Load a shipped model, a directory, or a hub id (contains '/'), in that order.
+
+        Raises:
+            ModelError: unknown name, missing or broken files, tensors that do not match their recorded hash.
+        """
+        folder = locate(name)
+        meta = read_json(folder / "config.json")
+        if meta.get("format_version", 0) > FORMAT_VERSION:
+            raise ModelError(f"'{folder}' has format_version {meta['format_version']}, this gantransfer reads up "
+                             f"to {FORMAT_VERSION}; upgrade gantransfer")
+        arch = architectures[meta.get("arch", "biggan")]
+        try:
+            config = arch.config_class(**meta["network"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"'{folder / 'config.json'}' describes no {meta.get('arch')} network ({error}); "
+                             "export the model again") from None
+        files = {part: folder / f"{part}.safetensors" for part in ("generator", "generator_ema", "discriminator")}
+
+        def load(file: Path, build: Any) -> nn.Module:
+            network = build(config)
+            load_strictly(network, read_tensors(file), f"'{file}'")
+            return network
+
+        if not files["generator"].is_file() and not files["generator_ema"].is_file():
+            raise ModelError(f"'{folder}' holds no generator.safetensors; give a directory written by save_pretrained")
+        ema = load(files["generator_ema"], arch.build_generator) if files["generator_ema"].is_file() else None
+        raw = load(files["generator"], arch.build_generator) if files["generator"].is_file() else None
+        critic = None
+        if files["discriminator"].is_file():
+            critic = load(files["discriminator"], arch.build_discriminator)
+        gan = cls(
+            ema or raw, critic, arch=meta.get("arch", "biggan"), classes=meta.get("classes"),
+            raw_generator=raw if ema is not None else None, base_sha256=meta.get("base_sha256"),
+            card=meta.get("card"),
+        )
+        for norm in gan.generator.standing_norms():
+            norm.standing = bool(meta.get("standing"))
+        if meta.get("sha256") not in (None, gan.sha256):
+            raise ModelError(f"the weights in '{folder}' are not those its config.json names (sha256 "
+                             f"{gan.sha256[:12]} instead of {meta['sha256'][:12]}); restore the files")
+        return gan
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write config.json, the networks as safetensors, and a model card; returns the directory.
+
+        A generator that still holds modulations (a converted cGANTransfer checkpoint) is folded first.
+        """
+        folder = Path(directory)
+        generator = self.generator
+        if propagations(generator):
+            import copy
+
+            generator = fold(copy.deepcopy(generator))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot create '{folder}' ({error.strerror}); choose another folder") from None
+        if self.raw_generator is not None:
+            write_tensors(self.raw_generator.state_dict(), folder / "generator.safetensors")
+        part = "generator" if self.raw_generator is None else "generator_ema"
+        write_tensors(generator.state_dict(), folder / f"{part}.safetensors")
+        if self.discriminator is not None:
+            write_tensors(self.discriminator.state_dict(), folder / "discriminator.safetensors")
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "arch": self.arch,
+            "network": architectures[self.arch].config_dict(self.generator.config),
+            "classes": self.classes,
+            "sha256": state_sha256(generator),
+            "standing": any(n.standing for n in generator.standing_norms()),
+            "card": self.card,
+        }
+        if self._base_sha256:
+            meta["base_sha256"] = self._base_sha256
+        write_json(meta, folder / "config.json")
+        (folder / "README.md").write_text(self._model_card(meta), encoding="utf-8")
+        return folder
+
+    def _model_card(self, meta: Mapping[str, Any]) -> str:
+        lines = [
+            "---", "library_name: gantransfer", "tags: [gan, image-generation]",
+            f"license: {self.card.get('license', 'unknown')}", "---", "",
+            f"# {self.card.get('name', 'GAN')}", "",
+            str(self.card.get("description", "A GAN saved by gantransfer.")), "",
+            f"- architecture: {self.arch}, {meta['network']['resolution']} px, "
+            f"{meta['network']['channels']} channel(s), z of {meta['network']['z_dim']}",
+            f"- classes ({len(self.classes)}): {' '.join(self.classes)}",
+            f"- sha256 of the generator: `{meta['sha256']}`",
+        ]
+        lines += [f"- {k}: {v}" for k, v in self.card.items() if k not in ("name", "description", "license")]
+        return "\n".join(lines) + "\n"
+
+    def sample(
+        self, n: int, classes: str | int | Sequence[str | int] | None = None, seed: int = 0,
+        truncation: float = 1.0, batch_size: int = 128,
+    ) -> np.ndarray:
+        """uint8 [n, H, W, C]; the same seed gives the same images.
+
+        Args:
+            classes: a class, a list of classes taken in turn (names or ids), or None for all in turn.
+            truncation: in (0, 1]; smaller is more typical and less varied.
+        """
+        z = draw_latents(n, self.generator.z_dim, seed, truncation)
+        y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
+        return channels_last(generate(self.generator, z, y, batch_size))
+
+    @torch.no_grad()
+    def accumulate_standing_statistics(self, zs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
+        """Replace the batch-norm statistics by their mean over training-mode passes on the given batches
+        (BigGAN's standing statistics), in place; the model's identity changes with them.
+
+        Raises:
+            ModelError: the network's batch norm keeps running averages only.
+        """
+        norms = self.generator.standing_norms()
+        if not norms:
+            raise ModelError("this network's batch norm has no standing statistics (official flag mybn); "
+                             "sample with its running averages")
+        for norm in norms:
+            norm.reset()
+            norm.accumulating = True
+        self.generator.train()
+        for z, y in zip(zs, ys, strict=True):
+            self.generator(z, y)
+        self.generator.eval()
+        for norm in norms:
+            norm.accumulating, norm.standing = False, True
+        self._sha256 = None
+
+    def summary(self) -> dict[str, Any]:
+        """What there is: architecture, sizes, parameters, classes, which networks, identity."""
+        def count(net: nn.Module | None) -> int | None:
+            return None if net is None else sum(p.numel() for p in net.parameters())
+
+        return {
+            **self.config, "classes": self.classes, "sha256": self.sha256, "base_sha256": self.base_sha256,
+            "generator_parameters": count(self.generator), "discriminator_parameters": count(self.discriminator),
+            "has_raw_generator": self.raw_generator is not None, "card": self.card,
+        }
+
+
+def shipped_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file()) if SHIPPED.is_dir() else []
+
+
+def locate(name: str | Path) -> Path:
+    """The directory of a shipped model, a directory, or a hub snapshot (ModelError if there is none)."""
+    if str(name) in shipped_models():
+        return SHIPPED / str(name)
+    path = Path(name)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return path
+        raise ModelError(f"'{path}' has no config.json; give a directory written by save_pretrained, or "
+                         "'gantransfer convert' a foreign checkpoint first")
+    if "/" in str(name) and not path.suffix and str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        return _from_hub(str(name))
+    have = shipped_models()
+    raise ModelError(f"source '{name}' is no shipped model, directory or hub id{did_you_mean(str(name), have)}; "
+                     f"shipped: {', '.join(have) or 'none'}")
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+    except ImportError:
+        raise ModelError(f"'{name}' looks like a hub id but huggingface_hub is not installed; "
+                         "install it or give a directory") from None
+    except Exception as error:  # network, authentication and name errors: many types, one meaning
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"'{name}' is no local directory and could not be fetched from the hub ({reason}); "
+                         "check the name or give a directory") from None
+
+
+def convert(
+    dialect: str,
+    generator: str | Path,
+    discriminator: str | Path | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> GAN:
+    """Read another code base's checkpoint files into a `GAN`; what was inferred is in its `notes`.
+
+    Args:
+        dialect: "biggan-pytorch" or "cgantransfer".
+        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files.
+        config: the official settings as mapping or JSON path; extra keys are ignored.
+        classes: names by class id; '0'..'N-1' if absent.
+
+    Raises:
+        UsageError: unknown dialect. ModelError: files that are unsafe, broken or of another network.
+    """
+    read = conversion.dialects[dialect]
+    critic = None if discriminator is None else read_tensors(discriminator)
+    networks = read(read_tensors(generator), critic, conversion.read_settings(config))
+    return GAN(networks.generator, networks.discriminator, classes=classes, notes=networks.notes)
+
+
+def generator_bytes(generator: nn.Module) -> int:
+    """Bytes of the generator's tensors (what its file holds, headers aside)."""
+    return sum(t.numel() * t.element_size() for t in generator.state_dict().values())
+

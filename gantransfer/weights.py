@@ -1,0 +1,130 @@
+"""Reading and writing tensors safely: safetensors out, foreign pickles only with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from gantransfer.errors import ModelError, OutputError
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or ``.pth``/``.pt`` file, on the CPU.
+
+    The format is found from the content. Pickles are read with ``weights_only=True``, so no code in them
+    runs. A dict that nests one state dict is unwrapped and DataParallel's ``module.`` prefix taken off.
+
+    Raises:
+        ModelError: missing, truncated, unsafe, without tensors, or with non-finite values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights file '{path}' does not exist; check the path")
+    blob = path.read_bytes()
+    is_zip, is_old_pickle = blob[:4] == b"PK\x03\x04", blob[:1] == b"\x80"
+    if is_zip or is_old_pickle:
+        tensors = _state_dict(_unpickle(path), path)
+    else:
+        try:
+            tensors = load_safetensors(blob)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"'{path}' is neither a whole safetensors file nor a PyTorch checkpoint ({error}); "
+                "download or export it again"
+            ) from None
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"'{path}' holds non-finite values in '{key}'; use an earlier checkpoint")
+    return tensors
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here; all mean 'not loadable safely'
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"'{path}' is not a safe, whole checkpoint and was not executed ({reason}); "
+            "re-save its tensors with safetensors"
+        ) from None
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model", "generator", "discriminator"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise ModelError(f"'{path}' holds no named tensors; give the file of one network's state dict")
+    if all(k.startswith("module.") for k in tensors):
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    return tensors
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> int:
+    """Write `tensors` as safetensors and return the file's bytes; OutputError if that is impossible."""
+    path = Path(path)
+    # One copy per name: safetensors refuses tensors that share storage.
+    blob = save_safetensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(blob)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}' ({error.strerror}); free space or choose another folder") from None
+    return len(blob)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON object; ModelError if it is missing or broken."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{path}' cannot be read as JSON ({error}); restore it or export again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"'{path}' holds no JSON object; restore it or export again")
+    return content
+
+
+def write_json(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write readable UTF-8 JSON; OutputError if that is impossible."""
+    try:
+        Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}' ({error.strerror}); free space or choose another folder") from None
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes of one tensor."""
+    tensor = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 over the names and contents of all parameters and buffers: a model's identity."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key}:{tensor_sha256(tensor)}\n".encode())
+    return digest.hexdigest()
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """``load_state_dict`` with every difference in one sentence (ModelError)."""
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+    if missing or extra or wrong:
+        parts = [f"{len(n)} {w} (first: {n[0]})" for w, n in
+                 (("missing", missing), ("unexpected", extra), ("of another shape", sorted(wrong))) if n]
+        raise ModelError(f"{what} does not fit its network: tensors " + ", ".join(parts) + "; check the config")
+    module.load_state_dict(dict(tensors))
