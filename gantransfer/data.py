@@ -118,6 +118,8 @@ class ImageData:
             "seed": seed,
             "split": split,
             "on_bad": on_bad,
+            "class_name": class_name,
+            "allow_tiny": allow_tiny,
         }
         self._store: Store = scan(listing, entries, size, channels, fit, progress)
         self._choose(split, per_class, seed)
@@ -178,6 +180,12 @@ class ImageData:
         error = DataError(message)
         error.report = self.report  # type: ignore[attr-defined]
         return error
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make the same `ImageData` again."""
+        classes = self.classes if self.labelled and self._settings["class_name"] is None else None
+        return {**self._settings, "classes": classes, "size": self.size, "channels": self.channels}
 
     @property
     def size(self) -> int:

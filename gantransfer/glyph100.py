@@ -277,9 +277,7 @@ def licences_markdown(faces: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of this module; ``gantransfer data glyph100`` is the comfortable one."""
     parser = argparse.ArgumentParser(prog="python -m gantransfer.glyph100")
-    parser.add_argument(
-        "out", nargs="?", type=Path, help="zip file to write (a folder with --shipped-target)"
-    )
+    parser.add_argument("out", nargs="?", type=Path, help="zip file to write (a folder with --shipped-target)")
     parser.add_argument("--faces", default="all", choices=["all", "open"])
     parser.add_argument("--classes", help="letters with commas, or a class set: " + ", ".join(CLASS_SETS))
     parser.add_argument("--size", type=int, default=CELL_PX)

@@ -156,8 +156,8 @@ def _read_about(content: bytes | None, path: str) -> tuple[dict[str, list[str]],
         return class_sets, None if pairs is None else {str(name): str(label) for name, label in pairs}
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
-            f'{ABOUT} in \'{path}\' cannot be used ({first_line(error)}): it must be a JSON object with "class_sets": '
-            '{name: [classes]}, or be removed'
+            f"{ABOUT} in '{path}' cannot be used ({first_line(error)}): it must be a JSON object with \"class_sets\": "
+            "{name: [classes]}, or be removed"
         ) from error
 
 

@@ -1,0 +1,194 @@
+"""Decoding: every mode and depth, fitting to the size, bad files, what the scan reports."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from picture_files import Members, letters, noise, packed, png, save, tree
+from PIL import Image
+
+from gantransfer import decoding
+from gantransfer.data import ImageData, to_float
+from gantransfer.errors import DataError
+
+
+def exif_rotated() -> bytes:
+    """Left half black, stored turned by 90 degrees with an EXIF tag that says so."""
+    image = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, 0)).resize((8, 8), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return save(image.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+
+
+def half_transparent() -> Image.Image:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (4, 0, 8, 8))
+    return image
+
+
+def floats(low: float, high: float) -> bytes:
+    ramp = np.tile(np.linspace(low, high, 8, dtype=np.float32), (8, 1))
+    return save(Image.fromarray(ramp), "TIFF")
+
+
+RAMP = np.tile(np.linspace(0, 65535, 8), (8, 1)).astype(np.uint16)
+LEFT_DARK = [0] * 4 + [255] * 4
+EIGHT = np.round(np.linspace(0, 255, 8)).astype(int).tolist()
+DECODING = {
+    # name: (bytes, first row as grey, words of the note or None)
+    "plain": (png(7), [7] * 8, None),
+    "bilevel": (save(Image.new("1", (8, 8), 1), "PNG"), [255] * 8, None),
+    "exif": (exif_rotated(), LEFT_DARK, "EXIF"),
+    "rgba": (save(half_transparent(), "PNG"), LEFT_DARK, "transparency composited"),
+    "opaque rgba": (save(Image.new("RGBA", (8, 8), (0, 0, 0, 255)), "PNG"), [0] * 8, None),
+    "la": (save(half_transparent().convert("LA"), "PNG"), LEFT_DARK, "transparency composited"),
+    "palette": (save(Image.new("RGB", (8, 8), (0, 0, 255)).quantize(4), "PNG"), [29] * 8, None),
+    "palette, transparent": (save(half_transparent().quantize(), "PNG"), LEFT_DARK, "transparency composited"),
+    "transparent grey": (png(9, transparency=9), [255] * 8, "transparency composited"),
+    "16 bit": (save(Image.fromarray(RAMP), "PNG"), EIGHT, "16-bit values scaled"),
+    "16 bit tiff": (save(Image.fromarray(RAMP), "TIFF"), EIGHT, "16-bit values scaled"),
+    "32 bit": (save(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), EIGHT, "16-bit values scaled"),
+    "float 0..1": (floats(0, 1), EIGHT, "scaled from 0..1"),
+    "float -3..5": (floats(-3, 5), EIGHT, "minimum and maximum"),
+    "cmyk": (save(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "TIFF"), [255] * 8, "CMYK converted"),
+    "ycbcr jpeg": (save(Image.new("RGB", (8, 8), (99, 99, 99)), "JPEG"), [99] * 8, None),
+    "animated": (
+        save(Image.new("L", (8, 8), 5), "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 99)]),
+        [5] * 8,
+        "first is used",
+    ),
+    "webp": (save(Image.new("RGB", (8, 8), (50, 50, 50)), "WEBP", lossless=True), [50] * 8, None),
+}
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_modes(name: str) -> None:
+    content, row, note = DECODING[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, mode, notes = decoding.decode(content)
+    assert image.mode in ("L", "RGB") and mode == Image.open(io.BytesIO(content)).mode
+    pixels = decoding.fit_image(image, 8, "crop", 1)
+    assert pixels.shape == (1, 8, 8)
+    assert np.abs(pixels[0, 0].astype(int) - row).max() <= 1
+    assert (note is None) == (notes == []) and (note is None or note in notes[0])
+
+
+def test_scan_reports_modes_sizes_and_conversions(tmp_path: Path) -> None:
+    members = {f"a/{i:02d}.bin.png": content for i, (content, _, _) in enumerate(DECODING.values())}
+    members["a/wide.png"] = png(noise(1, 10, 20))
+    members["a/readme.txt"] = b"not an image"
+    data = ImageData(tree(tmp_path, members), size=8, channels=1)
+    report = data.report
+    assert report["modes"]["I;16"] == 2 and report["sizes"] == {"8x8": len(DECODING), "20x10": 1}
+    said = " | ".join(report["conversions"])
+    for words in ("EXIF", "4 of 19 images: transparency", "resized to 8 x 8 (crop)", "colour converted to grey"):
+        assert words in said
+    assert report["ignored"] == 1 and "one class" in report["warnings"][0]
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_size_and_channels_are_inferred(tmp_path: Path) -> None:
+    tree(tmp_path, {"a/1.png": png(noise(0, 9, 12)), "a/2.png": png(noise(1, 10, 7))})
+    data = ImageData(tmp_path)
+    assert (data.size, data.channels) == (7, 1) and "no size was given: 7 px" in data.report["conversions"][0]
+    tree(tmp_path, {"a/3.png": png(noise(0, 9, 12, 3))})
+    assert ImageData(tmp_path).channels == 3
+
+
+def test_grey_in_three_channels_and_back(tmp_path: Path) -> None:
+    tree(tmp_path, {"a/1.png": png(noise(0)), "a/2.png": png(noise(1))})
+    grey, colour = ImageData(tmp_path), ImageData(tmp_path, channels=3)
+    assert torch.equal(colour.images(), grey.images().expand(-1, 3, -1, -1))
+    assert "grey repeated in 3 channels" in colour.report["conversions"][0]
+
+
+def test_fits() -> None:
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 200
+    image = Image.fromarray(wide)
+    assert (decoding.fit_image(image, 4, "crop", 1) == 200).all()
+    padded = decoding.fit_image(image, 12, "pad", 3)
+    assert (padded[:, :4] == 255).all() and (padded[:, 8:] == 255).all() and np.array_equal(padded[0, 4:8], wide)
+    stretched = decoding.fit_image(image, 12, "stretch", 1)
+    assert (stretched[0, :, 5:7] == 200).all() and (stretched[0, :, :3] == 0).all()
+    for shape in ((5, 3), (7, 9), (1, 40)):
+        for fit in decoding.FITS:
+            assert decoding.fit_image(Image.fromarray(np.zeros(shape, np.uint8)), 6, fit, 1).shape == (1, 6, 6)
+
+
+def test_to_float_spans_minus_one_to_one() -> None:
+    out = to_float(torch.tensor([0, 255, 51], dtype=torch.uint8))
+    assert out.dtype == torch.float32 and out.tolist() == pytest.approx([-1, 1, -0.6])
+
+
+def broken_files() -> Members:
+    """Files with an image's name that cannot be used."""
+    whole = png(noise(0, 64, 64))
+    huge = png(0, (8, 8))
+    # Width and height in the header become 60000 each; the checksum is made to fit.
+    head = b"IHDR" + (60000).to_bytes(4, "big") * 2 + huge[24:29]
+    return {
+        "a/empty.png": b"",
+        "a/text.png": b"this is no image",
+        "a/truncated.png": whole[: len(whole) // 2],
+        "a/truncated.jpg": save(Image.fromarray(noise(0, 64, 64)), "JPEG")[:500],
+        "a/bomb.png": huge[:12] + head + zlib.crc32(head).to_bytes(4, "big") + huge[33:],
+        "a/nan.tif": save(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"),
+        "a/postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    }
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+@pytest.mark.parametrize("size", [None, 8])
+def test_every_bad_file_is_listed_at_once(tmp_path: Path, as_zip: bool, size: int | None) -> None:
+    bad = broken_files()
+    members = bad | letters({"a": 3})
+    path = packed(tmp_path / "d.zip", members) if as_zip else tree(tmp_path / "d", members)
+    with pytest.raises(
+        DataError, match=f"{len(bad)} of {len(members)} images .* cannot be used.*--on-bad skip"
+    ) as info:
+        ImageData(path, size=size)
+    assert [item["path"] for item in info.value.report["bad"]] == sorted(bad)
+    reasons = {item["path"]: item["reason"] for item in info.value.report["bad"]}
+    assert reasons["a/empty.png"] == "empty file" and "pixels" in reasons["a/bomb.png"]
+    assert "truncated" in reasons["a/truncated.jpg"] and "not finite" in reasons["a/nan.tif"]
+    data = ImageData(path, size=size, on_bad="skip")
+    assert len(data) == 3 and len(data.report["bad"]) == len(bad) and "skipped" in data.report["warnings"][1]
+    json.dumps(data.report)
+
+
+def test_only_broken_files(tmp_path: Path) -> None:
+    tree(tmp_path, broken_files())
+    for on_bad in ("error", "skip"):
+        with pytest.raises(DataError, match="no readable image is left"):
+            ImageData(tmp_path, on_bad=on_bad)
+
+
+def test_unreadable_members_and_odd_files(tmp_path: Path) -> None:
+    members = letters({"a": 3})
+    path = packed(tmp_path / "d.zip", members)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"IDAT") + 8] ^= 0xFF  # the first member's checksum no longer fits
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"1 of 3 .*a/00.png \(cannot be read \(Bad CRC-32"):
+        ImageData(path)
+    folder = tree(tmp_path / "d", members)
+    (folder / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"a/gone.png \(cannot be read \(not a regular file"):
+        ImageData(folder)
+
+
+def test_duplicates_are_reported_and_kept(tmp_path: Path) -> None:
+    same = noise(3)
+    members = {"a/1.png": png(same), "a/2.png": png(same, compress_level=0), "b/1.png": png(same), "b/2.png": png(4)}
+    data = ImageData(tree(tmp_path, members))
+    assert len(data) == 4 and data.report["duplicates"] == [["a/1.png", "a/2.png", "b/1.png"]]
+    assert "cross classes" in data.report["warnings"][-1]
