@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantransfer.layers import SNLinear
+from gantransfer.layers import SNLinear, initialise
 from gantransfer.norm import NoisyClassTable
 
 PARAMETRISATIONS = ("centred", "linear", "softmax")
@@ -102,6 +102,28 @@ def attach_official_propagation(generator: nn.Module, old_classes: int, *, spect
 
 
 @torch.no_grad()
+def start_official_propagation(generator: nn.Module, source: nn.Module) -> None:
+    """Start `attach_official_propagation`'s layers as the published code does: prior and noise projection from
+    the source's raw (not normalised) weights, everything else by the network's init scheme."""
+    embedding, spectral = source.class_embedding(), source.config.shared_dim > 0
+    for name, norm in source.class_norms():
+        target = generator.get_submodule(name)
+        for table, old in ((target.gain, norm.gain), (target.bias, norm.bias)):
+            layer = table.parametrizations.weight[0]
+            residual = nn.Linear(*reversed(table.parametrizations.weight.original.t().shape), bias=False)
+            start = nn.ModuleList([layer, residual])
+            initialise(start, source.config.init)
+            table.parametrizations.weight.original.copy_(residual.weight.t())
+            width = source.config.shared_dim
+            if spectral:
+                layer.prior.weight.copy_(old.weight[:, :width] @ embedding.t())
+                if hasattr(table, "noise"):
+                    table.noise.weight.copy_(old.weight[:, width:])
+            else:
+                layer.prior.weight.copy_(old.weight.t())
+
+
+@torch.no_grad()
 def fold(module: nn.Module) -> nn.Module:
     """Replace every parametrisation inside `module`, in place, by the tensor it yields in eval mode, and
     every spectrally normed noise projection by a plain one; returns `module` in eval mode."""
@@ -122,7 +144,8 @@ def propagations(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """(name of the class table, its propagation) for every parametrised table inside `module`."""
     found = []
     for name, part in module.named_modules():
-        for modulation in getattr(part, "parametrizations", {}).get("weight", []):
+        if parametrize.is_parametrized(part, "weight"):
+            modulation = part.parametrizations.weight[0]
             if isinstance(modulation, (Propagation, OfficialPropagation)):
                 found.append((name, modulation))
     return found

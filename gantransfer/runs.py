@@ -9,8 +9,7 @@ import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -142,7 +141,7 @@ def write_records(parts: Parts, out: Path) -> None:
         report = {**parts.data.report, "fingerprint": parts.data.fingerprint}
         (out / "data.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write into '{out}' ({error.strerror}); free space or choose another folder") from None
+        raise OutputError(f"cannot write into '{out}' ({error.strerror}); free space or choose another") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -191,10 +190,26 @@ def command_line() -> str:
     return shlex.join([program, *sys.argv[1:]]) if program == "gantransfer" else ""
 
 
-def timed(action: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of `action` and its seconds."""
-    start = time.perf_counter()
-    return action(), time.perf_counter() - start
+def open_trackers(names: str, folder: Path) -> list[Any]:
+    """accelerate's trackers for a comma list of "tensorboard" and "wandb" (UsageError if not installed)."""
+    from accelerate import PartialState, tracking
+
+    kinds = {"tensorboard": ("TensorBoardTracker", "tb"), "wandb": ("WandBTracker", "wandb")}
+    opened = []
+    for name in filter(None, (n.strip() for n in names.split(","))):
+        if name not in kinds:
+            raise UsageError(f"tracker '{name}' does not exist; have: {', '.join(kinds)}")
+        kind, extra = kinds[name]
+        PartialState()
+        try:
+            options = {"logging_dir": str(folder)} if name == "tensorboard" else {}
+            tracker = getattr(tracking, kind)(folder.name if name == "wandb" else "tensorboard", **options)
+            if hasattr(tracker, "start"):
+                tracker.start()
+            opened.append(tracker)
+        except (ImportError, NameError):
+            raise UsageError(f"tracker '{name}' is not installed: pip install 'gantransfer[{extra}]'") from None
+    return opened
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -39,6 +39,7 @@ class GAN:
         sha256: SHA-256 over the generator's tensors.
         base_sha256: of an extended model, the identity of the model it extends.
         notes: what `convert` inferred; empty otherwise.
+        origin: the name or directory it was loaded from, or "".
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class GAN:
         self._base_sha256 = base_sha256
         self.card = dict(card or {})
         self.notes = tuple(notes)
+        self.origin = ""
         self._sha256: str | None = None
 
     @property
@@ -118,6 +120,7 @@ class GAN:
             raw_generator=raw if ema is not None else None, base_sha256=meta.get("base_sha256"),
             card=meta.get("card"),
         )
+        gan.origin = str(name) if str(name) in shipped_models() else str(folder.resolve())
         for norm in gan.generator.standing_norms():
             norm.standing = bool(meta.get("standing"))
         if meta.get("sha256") not in (None, gan.sha256):

@@ -428,7 +428,9 @@ class Discriminator(nn.Module):
                 block.append(SelfAttention(n_out, eps))
             self.blocks.append(block)
         self.linear = SNLinear(widths[-1], 1, eps=eps)
-        self.embed = SNEmbedding(config.num_classes, widths[-1], eps=eps) if config.num_classes else None
+        # A model extended by adapters keeps the critic of its own classes.
+        classes = config.num_classes - sum(config.extensions)
+        self.embed = SNEmbedding(classes, widths[-1], eps=eps) if classes else None
         initialise(self, config.init)
 
     @property

@@ -1,0 +1,66 @@
+"""Settings a user need not choose: they depend on the size of the target set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gantransfer.losses import AdversarialLoss
+from gantransfer.trainer import Schedule
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training arguments of `adapt` and `pretrain`; None means: chosen from the number of images.
+
+    Attributes:
+        steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
+            precision, device: as `gantransfer.trainer.Schedule`.
+        loss, augment, d_steps, r1_gamma, gp_weight: as `gantransfer.losses.AdversarialLoss`.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    seed: int = 0
+    lr_decay: float = 0.0
+    ema_decay: float | None = None
+    ema_start: int = 0
+    eval_nimg: int | None = None
+    checkpoint_nimg: int | None = None
+    log_nimg: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    loss: str = "hinge"
+    augment: str | None = None
+    d_steps: int = 1
+    r1_gamma: float = 0.0
+    gp_weight: float = 10.0
+
+    def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
+        """Every setting, for `images` training images and "adapt" or "pretrain".
+
+        Adaptation: 400 iterations for 25 images, growing with the cube root of the set to 2,400 for 5,000; small
+        sets are augmented (below 500 images), since the critic would learn them by heart. Batches of 32, or
+        the whole set if it is smaller. The moving average spans about 50 iterations in adaptation.
+        """
+        pretraining = kind == "pretrain"
+        batch = self.batch_size or max(2, min(64 if pretraining else 32, images))
+        steps = self.steps
+        if steps is None:
+            steps = 20000 if pretraining else int(round(min(2400, max(400, 140 * images ** (1 / 3))), -1))
+        shown = batch * self.d_steps * self.accumulate
+        augment = self.augment
+        if augment is None:
+            augment = "" if pretraining or images >= 500 else "translation"
+        schedule = Schedule(
+            steps=steps, batch_size=batch, accumulate=self.accumulate, seed=self.seed, lr_decay=self.lr_decay,
+            ema_decay=self.ema_decay if self.ema_decay is not None else (0.999 if pretraining else 0.98),
+            ema_start=self.ema_start,
+            eval_nimg=self.eval_nimg if self.eval_nimg is not None else shown * max(1, min(steps // 20, 500)),
+            checkpoint_nimg=self.checkpoint_nimg if self.checkpoint_nimg is not None
+            else shown * max(1, min(steps // 4, 500)),
+            log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
+            precision=self.precision, device=self.device,
+        )
+        loss = AdversarialLoss(self.loss, self.gp_weight, self.r1_gamma, augment, self.d_steps)
+        return schedule, loss

@@ -1,0 +1,163 @@
+"""The end of a run: the best generator becomes an adapter, is measured on the reported split, and pictured."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gantransfer import metrics as measuring
+from gantransfer.adapter import save_adapter
+from gantransfer.data import ImageData
+from gantransfer.features import load_features
+from gantransfer.modulation import fold, propagations
+from gantransfer.pictures import class_grid, nearest_pictures, source_classes
+from gantransfer.runs import Parts
+from gantransfer.sampling import sampler
+from gantransfer.sources import GAN
+from gantransfer.trainer import Progress
+from gantransfer.weights import write_json, write_tensors
+
+SELECT_SEED, REPORT_SEED = 1_000, 2_000
+SELECT_FAKES = 1000
+
+
+class Evaluator:
+    """Measures generators of one run, always under the same two protocols.
+
+    `select` compares with the selection split during training; `report` with the reported one at the end. Where
+    no image was held out both use the training images, and the result says so.
+    """
+
+    def __init__(self, data: ImageData, measure: dict[str, Any]) -> None:
+        self.data = data
+        self.features = load_features(measure["features"])
+        self.n_fake = measure.get("n_fake")
+
+    def select(self, generator: nn.Module, progress: Progress) -> dict[str, Any]:
+        """The distance by which checkpoints are compared, as a line for ``metrics.jsonl``."""
+        found = measuring.evaluate(
+            sampler(generator), self.data.held_out("select"), metrics=("frechet",), features=self.features,
+            n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data, floor=progress.step == 0,
+        )
+        distance = found["metrics"]["frechet"]
+        line = {"split": "select", "frechet": distance, "protocol": found["protocol"], "selection": distance}
+        if found["floor"]:
+            line["floor"] = found["floor"].get("frechet")
+        return line
+
+    def report(self, generator: nn.Module) -> dict[str, Any]:
+        """Every default metric on the reported split."""
+        return measuring.evaluate(
+            sampler(generator), self.data.held_out("report"), features=self.features, n_fake=self.n_fake,
+            seed=REPORT_SEED, training=self.data,
+        )
+
+
+def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Callable[[dict[str, Any]], None]) -> None:
+    """Write adapter (or model), pictures, ``result.json`` and ``report.html``. Only the first process does."""
+    trainer = parts.trainer
+    if trainer.rank == 0:
+        report({"event": "message", "text": "measuring the best generator"})
+        best = copy.deepcopy(trainer.ema.module).cpu()
+        if trainer.best_state is not None:
+            best.load_state_dict(trainer.best_state)
+        if parts.job.kind == "adapt":
+            _analyse(best, parts.gan, folder)
+        fold(best)
+        sizes = _save(parts, best, folder)
+        class_grid(best, folder / "samples" / "after.png")
+        first = folder / "samples" / "step-000000.png"
+        if first.is_file():
+            (folder / "samples" / "before.png").write_bytes(first.read_bytes())
+        result = _result(parts, best, sizes, evaluator, folder)
+        write_json(result, folder / "result.json")
+        from gantransfer.report import write_report
+
+        write_report(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
+    if parts.job.kind == "pretrain":
+        data = parts.data
+        card = {"name": parts.job.network.get("name") or folder.name, "command": parts.job.command,
+                "trained_on": f"{len(data)} images, fingerprint {data.fingerprint[:16]}",
+                "images_shown": parts.trainer.progress.nimg, "seed": parts.job.schedule.seed}
+        critic = parts.trainer.extras["critic"].cpu()
+        GAN(best, critic, arch=parts.gan.arch, classes=parts.gan.classes, card=card).save_pretrained(folder / "model")
+        return {}
+    return save_adapter(
+        folder / "adapter", best, parts.gan, parts.job.source, parts.method, parts.job.method, parts.target
+    )
+
+
+def _analyse(generator: nn.Module, gan: GAN, folder: Path) -> None:
+    """Keep what folding discards: scores and prior of knowledge propagation, and pictures of the old classes."""
+    found = dict(propagations(generator))
+    layers = [name for name, _ in generator.class_norms()] if found else []
+    if not layers:
+        return
+    tensors: dict[str, torch.Tensor] = {}
+    scores: dict[str, list[Any]] = {"scale": [], "shift": []}
+    with torch.no_grad():
+        for name in layers:
+            for kind, part in (("scale", "gain"), ("shift", "bias")):
+                effective = found[f"{name}.{part}"].effective_scores()
+                tensors[f"{name}.{kind}.scores"] = effective
+                prior = found[f"{name}.{part}"].prior
+                tensors[f"{name}.{kind}.prior"] = prior.weight if isinstance(prior, nn.Module) else prior
+                scores[kind].append([[round(float(s), 4) for s in row] for row in effective])
+    analysis = folder / "analysis"
+    write_tensors(tensors, analysis / "propagation.safetensors")
+    classes = json.loads((folder / "samples" / "classes.json").read_text(encoding="utf-8"))["classes"]
+    write_json({"layers": layers, "classes": classes, "source_classes": gan.classes, "scores": scores},
+               analysis / "contributions.json")
+    source_classes(gan.generator, analysis / "source_classes.png")
+
+
+def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Evaluator | None,
+            folder: Path) -> dict[str, Any]:
+    progress = parts.trainer.progress
+    result: dict[str, Any] = {
+        "split": "report", "steps": progress.step, "nimg": progress.nimg, "seconds": round(progress.seconds, 2),
+        "best_step": (progress.best or {}).get("step", progress.step), "rows": [], "per_class": {}, "warnings": [],
+    }
+    if sizes:
+        result |= {"adapter_bytes": sizes["adapter"], "generator_bytes": sizes["generator"],
+                   "bytes_per_class": sizes["per_class"], "bytes_shared": sizes["shared"]}
+    if evaluator is None:
+        return result
+    after = evaluator.report(best)
+    before = evaluator.report(_start(parts))
+    for name, value in after["metrics"].items():
+        if isinstance(value, dict):
+            result["per_class"] = value
+            continue
+        result["rows"].append({
+            "metric": name, "label": after["labels"].get(name, name), "before": before["metrics"][name],
+            "after": value, "floor": after["floor"].get(name), "training_bound": after["training_bound"].get(name),
+            "better": after["better"][name],
+        })
+    result |= {"protocol": after["protocol"], "reference": after["reference"],
+               "floor_protocol": after.get("floor_protocol"), "warnings": after["warnings"]}
+    labels = torch.arange(max(best.num_classes, 1)).repeat(-(-256 // max(best.num_classes, 1)))[:256]
+    samples = sampler(best)(labels, REPORT_SEED)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    nearest = nearest_pictures(
+        samples[order], parts.data, parts.data.held_out("report"), evaluator.features, folder / "samples"
+    )
+    result["copies"] = {k: nearest[k] for k in ("copies", "threshold", "calibration")} | {"samples": len(samples)}
+    return result
+
+
+def _start(parts: Parts) -> nn.Module:
+    """The adapted generator as it was before the first update."""
+    generator = parts.method.reshape([parts.gan], parts.target)
+    parts.method.plan(generator, [parts.gan], parts.target, parts.job.loss)
+    return fold(generator)
