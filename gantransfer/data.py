@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from gantransfer.decoding import FITS
 from gantransfer.errors import DataError, UsageError
 from gantransfer.layout import Entry, choose_classes, list_images
+from gantransfer.order import permutation, shuffled
 from gantransfer.scan import Progress, Store, report, scan
 
 UNLABELLED = "all"  # the class name of images without classes
@@ -26,23 +26,6 @@ UNLABELLED = "all"  # the class name of images without classes
 def to_float(images: Tensor) -> Tensor:
     """uint8 [N, C, H, W] to float32 in [-1, 1], what the networks take."""
     return images.to(torch.float32) / 127.5 - 1
-
-
-@lru_cache(maxsize=8)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of n images in one epoch; Philox's raw output is fixed by its definition, on every machine."""
-    key = int.from_bytes(hashlib.sha256(f"order:{seed}:{epoch}".encode()).digest()[:16], "little")
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
-
-
-def _shuffled(entries: Sequence[Entry], indices: Iterable[int], seed: int, label: str) -> list[int]:
-    """`indices` of one class in the order of a hash of (seed, class, file name): no generator that may drift."""
-
-    def key(index: int) -> str:
-        file = entries[index].name.rpartition("/")[2]
-        return hashlib.sha256(f"{seed}:{label}:{file}".encode()).hexdigest()
-
-    return sorted(indices, key=key)
 
 
 class ImageData:
@@ -137,11 +120,14 @@ class ImageData:
         left: list[int] = []
         for name, mine in of_class.items():
             if per_class is not None:
-                mine = _shuffled(entries, mine, seed, name)
+                mine = shuffled(mine, self._name, seed, name)
                 left += mine[per_class:]
                 mine = sorted(mine[:per_class])
             used += mine
         self._use(used, left)
+
+    def _name(self, index: int) -> str:
+        return self._store.entries[index].name
 
     def _use(self, indices: Sequence[int], left: Sequence[int]) -> None:
         rank = {name: label for label, name in enumerate(self.classes)}
@@ -200,7 +186,7 @@ class ImageData:
     @property
     def paths(self) -> list[str]:
         """Names of the images, relative to the data's root."""
-        return [self._store.entries[index].name for index in self._indices]
+        return [self._name(index) for index in self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -231,7 +217,7 @@ class ImageData:
         position, end = batch_number * batch_size, (batch_number + 1) * batch_size
         while position < end:
             epoch, offset = divmod(position, len(self))
-            picked.append(_permutation(len(self), seed, epoch)[offset : offset + end - position])
+            picked.append(permutation(len(self), seed, epoch)[offset : offset + end - position])
             position += len(picked[-1])
         indices = torch.from_numpy(np.concatenate(picked))
         return self.images(indices), self.labels[indices], indices
@@ -266,7 +252,7 @@ class ImageData:
             for name in self.classes:
                 of_class = (index for index in pool if entries[index].label == name)
                 # Another order than the one that chose the training images, so that the halves are alike.
-                halves = _shuffled(entries, of_class, self._settings["seed"], f"held-out:{name}")
+                halves = shuffled(of_class, self._name, self._settings["seed"], f"held-out:{name}")
                 chosen += halves[part == "report" :: 2]
         return self._view(self.classes, chosen, [], part) if chosen else None
 

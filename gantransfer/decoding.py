@@ -156,14 +156,17 @@ def _scale_deep(values: np.ndarray, mode: str) -> tuple[Image.Image, list[str]]:
 def fit_image(image: Image.Image, size: int, fit: str, channels: int) -> np.ndarray:
     """Image of mode L or RGB to uint8 [channels, size, size].
 
-    `fit`: "crop" scales the short side to `size` and cuts out the middle; "pad" scales the long side and fills
-    with white; "stretch" scales both sides. An image that is size x size already keeps its pixels.
+    `fit`: "crop" cuts out the middle square; "pad" adds white to make a square; "stretch" ignores proportions. Then
+    the square is scaled. An image that is size x size already keeps its pixels.
     """
     image = image.convert("L" if channels == 1 else "RGB")
+    if fit == "crop":  # cut before scaling: a long strip would become a huge image otherwise
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     width = height = size
-    if fit != "stretch":
-        scale = size / (min(image.size) if fit == "crop" else max(image.size))
-        width, height = (max(1, round(side * scale)) for side in image.size)
+    if fit == "pad":
+        width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
     if (width, height) != image.size:
         smaller = width < image.width or height < image.height
         method = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC

@@ -10,6 +10,7 @@ list of licences that the package carries.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -119,7 +120,8 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> str:
         reason = error.strerror or error
         raise OutputError(f"cannot write '{path}' ({reason}): choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing was made where the folder itself failed
+            part.unlink()
     return digest.hexdigest()
 
 

@@ -14,11 +14,9 @@ import torch
 from picture_files import letters, packed, png, tree
 from PIL import Image
 
-from gantransfer import data as data_module
-from gantransfer import scan
+from gantransfer import order, scan
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, UsageError
-from gantransfer.layout import Entry
 
 
 def test_folder_and_zip_are_equal(tmp_path: Path) -> None:
@@ -146,22 +144,21 @@ def test_class_subset(tmp_path: Path) -> None:
 def test_batches_are_a_pure_function_of_seed_and_step(tmp_path: Path, batch_size: int) -> None:
     path = packed(tmp_path / "d.zip", letters({"a": 4, "b": 3}))
     data, again = ImageData(path), ImageData(path)
-    order = torch.cat([data.batch(k, batch_size, seed=5)[2] for k in range(12)])
-    for start in range(0, len(order) - 7, 7):
-        assert sorted(order[start : start + 7].tolist()) == list(range(7))
+    shown = torch.cat([data.batch(k, batch_size, seed=5)[2] for k in range(12)])
+    for start in range(0, len(shown) - 7, 7):
+        assert sorted(shown[start : start + 7].tolist()) == list(range(7))
     # Any batch, asked for alone and by another object, is the same piece of that order.
     images, labels, indices = again.batch(9, batch_size, seed=5)
-    assert torch.equal(indices, order[9 * batch_size : 10 * batch_size])
+    assert torch.equal(indices, shown[9 * batch_size : 10 * batch_size])
     assert torch.equal(images, data.images(indices)) and torch.equal(labels, data.labels[indices])
     other = torch.cat([data.batch(k, batch_size, seed=6)[2] for k in range(12)])
-    assert not torch.equal(order, other)
+    assert not torch.equal(shown, other)
 
 
 def test_order_never_changes() -> None:
     """Runs are resumed by this order: it may not differ between versions and machines."""
-    assert data_module._permutation(10, 0, 0).tolist() == [7, 8, 9, 1, 0, 6, 4, 3, 2, 5]
-    entries = [Entry(f"a/{i}.png", "a", "") for i in range(8)]
-    assert data_module._shuffled(entries, range(8), 0, "a") == [2, 4, 0, 5, 3, 1, 6, 7]
+    assert order.permutation(10, 0, 0).tolist() == [7, 8, 9, 1, 0, 6, 4, 3, 2, 5]
+    assert order.shuffled(range(8), lambda i: f"a/{i}.png", 0, "a") == [2, 4, 0, 5, 3, 1, 6, 7]
 
 
 def test_large_sets_are_decoded_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_fits() -> None:
     assert (padded[:, :4] == 255).all() and (padded[:, 8:] == 255).all() and np.array_equal(padded[0, 4:8], wide)
     stretched = decoding.fit_image(image, 12, "stretch", 1)
     assert (stretched[0, :, 5:7] == 200).all() and (stretched[0, :, :3] == 0).all()
-    for shape in ((5, 3), (7, 9), (1, 40)):
+    for shape in ((5, 3), (7, 9), (1, 40), (1, 4_000_000)):
         for fit in decoding.FITS:
             assert decoding.fit_image(Image.fromarray(np.zeros(shape, np.uint8)), 6, fit, 1).shape == (1, 6, 6)
 
@@ -192,3 +192,19 @@ def test_duplicates_are_reported_and_kept(tmp_path: Path) -> None:
     data = ImageData(tree(tmp_path, members))
     assert len(data) == 4 and data.report["duplicates"] == [["a/1.png", "a/2.png", "b/1.png"]]
     assert "cross classes" in data.report["warnings"][-1]
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_damaged_files_are_bad_or_readable(name: str) -> None:
+    """Whatever bytes are changed, the answer is pixels or `BadImage`, never another exception."""
+    content, rng = DECODING[name][0], np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), 4):
+            damaged[position] = rng.integers(0, 256)
+        try:
+            image, _, _ = decoding.decode(bytes(damaged[: rng.integers(1, len(content) + 1)]))
+        except decoding.BadImage as error:
+            assert str(error) and "\n" not in str(error)
+        else:
+            assert decoding.fit_image(image, 4, "crop", 3).shape == (3, 4, 4)
