@@ -99,7 +99,7 @@ def test_same_distribution_is_near_the_floor_and_others_are_not() -> None:
     assert good["metrics"]["frechet"] < 2 * good["floor"]["frechet"]
     for name in ("frechet", "kid", "kmmd", "intra_frechet"):
         assert bad["metrics"][name] > 3 * abs(good["metrics"][name])
-    for name in ("recall", "coverage"):
+    for name in ("precision", "coverage"):  # noise widens the fakes, so their recall may rise
         assert bad["metrics"][name] < good["metrics"][name]
 
 

@@ -48,7 +48,7 @@ def kernel_sum_self(kernel: Kernel, x: Tensor, block: int = BLOCK) -> tuple[floa
 
 def polynomial(degree: int = 3, coef: float = 1.0) -> Kernel:
     """k(x, y) = (x.y / d + coef)^degree."""
-    return lambda x, y: (x @ y.T / x.shape[1] + coef) ** degree
+    return lambda x, y: (x @ y.T).div_(x.shape[1]).add_(coef).pow_(degree)
 
 
 def gaussian(scale: float, sigma: float = 1.0) -> Kernel:
@@ -56,15 +56,15 @@ def gaussian(scale: float, sigma: float = 1.0) -> Kernel:
     factor = -1.0 / (2 * sigma**2 * scale)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return torch.exp(factor * squared_distances(x, y))
+        return squared_distances(x, y).mul_(factor).exp_()
 
     return kernel
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2, [n, m] float64, never negative."""
-    products = x @ y.T
-    return (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * products).clamp_(min=0)
+    norms = x.square().sum(1)[:, None], y.square().sum(1)[None]
+    return (x @ y.T).mul_(-2).add_(norms[0]).add_(norms[1]).clamp_(min=0)
 
 
 def kid(x: Tensor, y: Tensor, block: int = BLOCK) -> float:
