@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gantransfer.networks  # noqa: F401  (registers the architectures)
-from gantransfer import convert as conversion
+from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, did_you_mean
 from gantransfer.modulation import fold, propagations
 from gantransfer.registry import architectures
@@ -281,9 +281,9 @@ def convert(
     Raises:
         UsageError: unknown dialect. ModelError: files that are unsafe, broken or of another network.
     """
-    read = conversion.dialects[dialect]
+    read = dialects.dialects[dialect]
     critic = None if discriminator is None else read_tensors(discriminator)
-    networks = read(read_tensors(generator), critic, conversion.read_settings(config))
+    networks = read(read_tensors(generator), critic, dialects.read_settings(config))
     return GAN(networks.generator, networks.discriminator, classes=classes, notes=networks.notes)
 
 
