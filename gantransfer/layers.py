@@ -82,12 +82,14 @@ class SpectralNorm(nn.Module):
         an optimiser step or a move to another device renews it.
         """
         weight = self.weight
-        if self.training or (weight.requires_grad and torch.is_grad_enabled()):
+        untracked = weight.is_inference() or self.u0.is_inference()  # such tensors have no version counter
+        if self.training or untracked or (weight.requires_grad and torch.is_grad_enabled()):
             return self.kernel()
         key = (weight._version, self.u0._version, weight.dtype, weight.device)
         cached = self._constant
         if cached is None or cached[0]() is not weight or cached[1]() is not self.u0 or cached[2] != key:
-            with torch.inference_mode(False), torch.no_grad():
+            autocast = torch.autocast(weight.device.type, enabled=False)  # full precision, whoever comes first
+            with torch.inference_mode(False), torch.no_grad(), autocast:
                 kernel = self.kernel()
             if torch.nn.utils.parametrize.is_parametrized(self, "weight"):
                 return kernel
@@ -109,6 +111,8 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
         self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = True,
         resample: str | None = None, eps: float = 1e-6,
     ) -> None:
+        if resample is not None and (resample not in ("up", "down") or kernel_size not in (1, 3)):
+            raise ValueError(f"resample '{resample}' with a kernel of {kernel_size}: have 'up' and 'down' with 1 and 3")
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
         self.resample = resample
         self._init_spectral_norm(eps)
