@@ -87,6 +87,7 @@ def _view(run: RunFiles) -> Row:
     view = {
         **headline(config, data, classes),
         "cards": cards(result, evaluations, stats, best_step),
+        "classes": max(len(classes), len(as_list(data.get("classes")))),
         "grids": sections.grids(run, classes, columns),
         "time": sections.timeline(run, classes, columns, best_step),
         "distance": charts,

@@ -37,8 +37,8 @@ def headline(config: Row, data: Row, classes: list[str]) -> Row:
 
 def _amount(classes: list[str], data: Row) -> str:
     """``10 classes × 100 images``, or the total where the classes differ."""
-    text = counted(len(classes), "class", "classes")
     counts = [c for c in as_dict(data.get("counts")).values() if isinstance(c, int)]
+    text = counted(len(counts) or len(classes), "class", "classes")
     if not counts:
         return text
     if len(set(counts)) == 1:

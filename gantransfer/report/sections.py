@@ -64,7 +64,7 @@ def grids(run: RunFiles, classes: list[str], columns: int | None) -> dict[str, A
         ]
         pages.append({"first": start + 1, "last": min(start + PER_PAGE, width), "rows": rows})
     heads = [{"label": label, "note": note} for _, label, note, _ in found]
-    return {"heads": heads, "pages": pages, "total": len(classes), "style": style(found[0][3][0][0].width)}
+    return {"heads": heads, "pages": pages, "style": style(found[0][3][0][0].width)}
 
 
 def timeline(run: RunFiles, classes: list[str], columns: int | None, best_step: Any) -> dict[str, Any] | None:
@@ -87,7 +87,6 @@ def timeline(run: RunFiles, classes: list[str], columns: int | None, best_step: 
     return {
         "steps": [{"label": number(step), "best": step == best_step} for step, _ in found],
         "rows": rows,
-        "total": len(classes),
         "recorded": recorded,
         "style": style(edge),
     }
