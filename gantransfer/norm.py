@@ -242,7 +242,9 @@ class RoutedNorm(nn.Module):
             rows = ((labels >= first) & (labels < first + size)).nonzero().squeeze(1)
             if len(rows):
                 part = Condition(*(None if c is None else c[rows] for c in condition))
-                out = out.index_copy(0, rows, norm(x[rows], part._replace(labels=labels[rows] - first)))
+                new = norm(x[rows], part._replace(labels=labels[rows] - first))
+                # Not index_copy: it loses channels_last, and the next convolution would then round differently.
+                out = out.index_put((rows,), new)
             first += size
         return out
 
