@@ -3,8 +3,9 @@ rows start, which parts of a frozen generator stay in eval mode, and the target'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ from gantransfer.plan import Source, Target
 from gantransfer.registry import architectures
 
 ROW_INITS = ("mean", "random_source", "random")
+FROZEN = {"statistics": ("batch", "source"), "buffers": ("fixed", "official"), "d_embedding": ROW_INITS}
+
+
+def check_choices(method: Any, allowed: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a field of `method` that is not one of its `allowed` values (UsageError)."""
+    for name, choices in allowed.items():
+        value = getattr(method, name)
+        if value not in choices:
+            raise UsageError(f"{name} '{value}' does not exist{did_you_mean(value, choices)}; "
+                             f"have: {', '.join(choices)}")
 
 
 def one_source(sources: Sequence[Source], method: str) -> Source:
@@ -40,12 +51,9 @@ def conditional_source(sources: Sequence[Source], target: Target, method: str) -
 def mixing_rows(init: str, classes: int, old_classes: int, seed: int) -> Tensor | None:
     """float [classes, old_classes]: how new rows start as mixes of old ones.
 
-    "mean" averages all, "random_source" copies one drawn old class each, "random" gives None (newly
-    initialised by the network).
+    `init` is one of `ROW_INITS`: "mean" averages all, "random_source" copies one drawn old class each, "random"
+    gives None (newly initialised by the network).
     """
-    if init not in ROW_INITS:
-        raise UsageError(f"row initialisation '{init}' does not exist{did_you_mean(init, ROW_INITS)}; "
-                         f"have: {', '.join(ROW_INITS)}")
     if init == "random" or not old_classes:
         return None
     if init == "mean":
@@ -82,15 +90,12 @@ def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: 
         return source.discriminator.with_classes(classes, mixing_rows(init, classes, old, seed))
 
 
-def frozen_layers(generator: nn.Module, statistics: str = "batch") -> list[nn.Module]:
+def frozen_layers(generator: nn.Module, statistics: str = "batch", buffers: str = "fixed") -> list[nn.Module]:
     """Modules of a frozen generator that stay in eval mode: every spectrally normed layer (u0 and sv0 do not
-    move), and with ``statistics="source"`` also the norms, which then use the source's statistics."""
-    fixed = [m for m in generator.modules() if isinstance(m, SpectralNorm)]
-    if statistics == "source":
-        fixed += [norm for _, norm in generator.norms()]
-    elif statistics != "batch":
-        raise UsageError(f"statistics '{statistics}' is neither 'batch' nor 'source'")
-    return fixed
+    move; ``buffers="official"`` lets them), and with ``statistics="source"`` the norms, which then use the
+    source's statistics."""
+    fixed = [m for m in generator.modules() if isinstance(m, SpectralNorm)] if buffers == "fixed" else []
+    return fixed + ([norm for _, norm in generator.norms()] if statistics == "source" else [])
 
 
 def source_rows(generator: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

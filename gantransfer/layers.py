@@ -182,7 +182,8 @@ class SelfAttention(nn.Module):
         phi = F.max_pool2d(self.phi(x), 2).flatten(2)  # [N, C/8, HW/4]
         g = F.max_pool2d(self.g(x), 2).flatten(2)  # [N, C/2, HW/4]
         beta = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)  # [N, HW, HW/4]
-        o = (g @ beta.transpose(1, 2)).reshape(n, -1, h, w)
+        # The layout of every other map: the result must not depend on the layout that the weights happen to have.
+        o = (g @ beta.transpose(1, 2)).reshape(n, -1, h, w).contiguous(memory_format=torch.channels_last)
         return self.gamma * self.o(o) + x
 
 

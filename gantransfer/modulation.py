@@ -123,14 +123,24 @@ def start_official_propagation(generator: nn.Module, source: nn.Module) -> None:
                 layer.prior.weight.copy_(old.weight.t())
 
 
+def _settle(part: nn.Module) -> None:
+    """Replace `part`'s parametrisations by their values. PyTorch's own removal takes the property off the class,
+    which a deep copy shares with its original, and so breaks the original."""
+    values = {name: getattr(part, name).detach().clone() for name in getattr(part, "parametrizations", {})}
+    if values:
+        del part.parametrizations
+        part.__class__ = type(part).__bases__[0]
+        for name, value in values.items():
+            part.register_parameter(name, nn.Parameter(value))
+
+
 @torch.no_grad()
 def fold(module: nn.Module) -> nn.Module:
     """Replace every parametrisation inside `module`, in place, by the tensor it yields in eval mode, and
     every spectrally normed noise projection by a plain one; returns `module` in eval mode."""
     module.eval()
     for part in list(module.modules()):
-        for name in list(getattr(part, "parametrizations", {})):
-            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        _settle(part)
         if isinstance(part, NoisyClassTable) and isinstance(part.noise, SNLinear):
             plain = nn.Linear(part.noise.in_features, part.noise.out_features, bias=False)
             plain.weight.copy_(part.noise.normalized_weight())

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.extension import (
+    FROZEN,
+    check_choices,
     conditional_source,
     frozen_layers,
     mixing_rows,
@@ -58,9 +59,7 @@ class BSA:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.init not in INITS:
-            raise UsageError(f"init '{self.init}' does not exist{did_you_mean(self.init, INITS)}; "
-                             f"have: {', '.join(INITS)}")
+        check_choices(self, {"init": INITS, **FROZEN})
 
     @torch.no_grad()
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
@@ -86,7 +85,7 @@ class BSA:
         if noise := noise_parameters(generator):
             groups["noise"] = Group(noise, self.lr if self.lr_noise is None else self.lr_noise)
         phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
-        fixed = [] if self.buffers == "official" else frozen_layers(generator, self.statistics)
+        fixed = frozen_layers(generator, self.statistics, self.buffers)
         notes = (f"class scales and shifts start at {self.init}; convolutions frozen",
                  f"discriminator pre-trained, its class rows: {self.d_embedding}")
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=fixed, notes=notes)

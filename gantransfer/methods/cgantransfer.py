@@ -37,8 +37,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.extension import (
+    FROZEN,
+    check_choices,
     conditional_source,
     frozen_layers,
     noise_parameters,
@@ -102,12 +103,7 @@ class CGANTransfer:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("mean", "sum"),
-                   "buffers": ("fixed", "official")}
-        for name, choices in allowed.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} '{getattr(self, name)}' does not exist"
-                                 f"{did_you_mean(getattr(self, name), choices)}; have: {', '.join(choices)}")
+        check_choices(self, {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("mean", "sum"), **FROZEN})
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator, its class tables replaced by empty ones for the target: what an adapter fills."""
@@ -117,7 +113,7 @@ class CGANTransfer:
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """Scores, prior, residuals, noise projections and the whole critic; then the fine-tuning stage."""
         source = conditional_source(sources, target, "cgantransfer")
-        frozen = frozen_layers(generator, self.statistics)
+        frozen = frozen_layers(generator, self.statistics, self.buffers)
         with seeded(self.init_seed):
             self._propagate(generator, source)
         critic = target_critic(source, target.num_classes, self.d_embedding, self.init_seed + 1)
@@ -142,7 +138,7 @@ class CGANTransfer:
             f"discriminator pre-trained, its class rows: {'propagated' if self.propagate_in_d else self.d_embedding}",
         )
         return Plan(
-            groups, phases, nn.ModuleDict({"critic": critic}), fixed=[] if self.buffers == "official" else frozen,
+            groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen,
             fixed_until_nimg=self.finetune_nimg or None, notes=notes,
         )
 

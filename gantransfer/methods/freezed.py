@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gantransfer.errors import UsageError
-from gantransfer.extension import mixing_rows, one_source, seeded, target_critic
+from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, target_critic
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -38,6 +38,9 @@ class FreezeD:
     lr_g: float = 2e-4
     lr_d: float = 2e-4
     init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self, {"class_init": ROW_INITS, "d_embedding": ROW_INITS})
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""

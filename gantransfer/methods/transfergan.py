@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gantransfer.errors import UsageError
-from gantransfer.extension import mixing_rows, one_source, seeded, target_critic
+from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, target_critic
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -42,10 +41,9 @@ class TransferGAN:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("generator", "discriminator"):
-            value = getattr(self, name)
-            if value not in ("pretrained", "scratch"):
-                raise UsageError(f"{name} '{value}' is neither 'pretrained' nor 'scratch'")
+        start = ("pretrained", "scratch")
+        check_choices(self, {"generator": start, "discriminator": start, "class_init": ROW_INITS,
+                             "d_embedding": ROW_INITS})
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""

@@ -1,0 +1,464 @@
+"""The seven contracts of every method on every kind of network (STYLE.md 3.5), over the registry.
+
+A method registered in `gantransfer.methods` is taken up here without a line of its own; variants of its fields
+stand in `VARIANTS`, pairs that make no sense in `REFUSED`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import NETWORKS, Crash, assemble, break_at, identity_of, make_data, make_source, moved, same, snapshot
+from torch import Tensor, nn
+
+from gantransfer import api
+from gantransfer.adapter import save_adapter
+from gantransfer.checkpoint import load_checkpoint
+from gantransfer.data import ImageData
+from gantransfer.errors import GanTransferError, Interrupted, ModelError, UsageError
+from gantransfer.layers import SpectralNorm
+from gantransfer.losses import AdversarialLoss
+from gantransfer.modulation import fold, propagations
+from gantransfer.norm import ClassMixture
+from gantransfer.plan import Plan, Target
+from gantransfer.registry import methods
+from gantransfer.runs import Parts, make_method
+from gantransfer.sources import GAN
+
+# Networks that a method cannot work on, and what it must say.
+REFUSED: dict[tuple[str, str], tuple[type[GanTransferError], str]] = {
+    ("bsa", "unconditional"): (ModelError, "class-conditional norm layers"),
+    ("cgantransfer", "unconditional"): (ModelError, "class-conditional norm layers"),
+}
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "bsa": {
+        "mean": {"init": "mean"},
+        "random-source": {"init": "random_source", "d_embedding": "mean"},
+        "source-statistics": {"statistics": "source"},
+        "official-buffers": {"buffers": "official"},
+    },
+    "cgantransfer": {
+        "linear": {"parametrisation": "linear", "lr_scores": 1e-4},
+        "softmax": {"parametrisation": "softmax"},
+        "shared-scores": {"shared_scores": True},
+        "fixed-prior": {"tune_prior": False},
+        "no-residuals": {"residuals": False},
+        "eq5-alone": {"tune_prior": False, "residuals": False, "lambda_s": 0.0},
+        "sum-penalty": {"penalty": "sum", "lambda_r": 1e-3, "lambda_s": 1e-3},
+        "in-d": {"propagate_in_d": True},
+        "fine-tuning": {"finetune_nimg": 8},
+        "official-imagenet": {"parametrisation": "official-imagenet", "buffers": "official"},
+        "official-cifar": {"parametrisation": "official-cifar", "buffers": "official"},
+        "source-statistics": {"statistics": "source"},
+        "official-buffers": {"buffers": "official"},
+    },
+    "transfergan": {
+        "scratch-g": {"generator": "scratch"},
+        "scratch-d": {"discriminator": "scratch"},
+        "scratch-both": {"generator": "scratch", "discriminator": "scratch"},
+        "random-source": {"class_init": "random_source", "d_embedding": "random_source"},
+        "random": {"class_init": "random"},
+    },
+    "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method with fields on a network; the target has classes unless the network has none."""
+
+    method: str
+    network: str
+    variant: str = ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return VARIANTS[self.method][self.variant] if self.variant else {}
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.method, self.variant, self.network)))
+
+
+def _pairs() -> list[Pair]:
+    """Every method on every network with its defaults; variants on the richest network, and those of the class
+    parameters' form on the plainest too."""
+    pairs = [Pair(m, n) for m in methods for n in NETWORKS if (m, n) not in REFUSED]
+    for method, variants in VARIANTS.items():
+        for variant, fields in variants.items():
+            form = {"init", "parametrisation"} & fields.keys()
+            pairs += [Pair(method, n, variant) for n in (("tables", "hierarchical") if form else ("hierarchical",))]
+    return pairs
+
+
+PAIRS = _pairs()
+
+
+@dataclass
+class Trained:
+    """A finished run and what things were like before it."""
+
+    pair: Pair
+    gan: GAN
+    data: ImageData
+    parts: Parts
+    source: dict[str, Any]
+    generator: dict[str, Tensor]
+    extras: dict[str, Tensor]
+    start: dict[str, Tensor]
+    adapter: Path
+
+    @property
+    def out(self) -> Path:
+        return self.parts.trainer.out
+
+    @property
+    def plan(self) -> Plan:
+        return self.parts.trainer.plan
+
+    @property
+    def best(self) -> nn.Module:
+        return self.parts.trainer.ema.module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("methods")
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> dict[bool, ImageData]:
+    return {labelled: make_data(folder / f"data-{labelled}", labelled) for labelled in (True, False)}
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=str)
+def trained(request: pytest.FixtureRequest, folder: Path, images: dict[bool, ImageData]) -> Iterator[Trained]:
+    """A pair's uninterrupted run of five iterations."""
+    pair: Pair = request.param
+    gan = make_source(pair.network)
+    data = images[pair.network != "unconditional"]
+    source = identity_of(gan)
+    parts = assemble(folder / str(pair), gan, data, pair.method, pair.fields)
+    trainer = parts.trainer
+    result = Trained(pair, gan, data, parts, source, snapshot(trainer.generator), snapshot(trainer.extras),
+                     snapshot(trainer.ema.module), folder / f"{pair}-adapter")
+    trainer.run()
+    yield result
+
+
+def images_of(generator: nn.Module, classes: int, n: int = 6) -> Tensor:
+    """Images in eval mode for fixed latents, all classes in turn."""
+    z = torch.randn(n, generator.z_dim, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return generator.eval()(z, torch.arange(n) % classes if classes else None)
+
+
+# ---- 1 -------------------------------------------------------------------------------------------------
+
+
+def test_the_source_is_untouched(trained: Trained) -> None:
+    assert same(identity_of(trained.gan), trained.source)
+
+
+# ---- 2 -------------------------------------------------------------------------------------------------
+
+
+def _mean_class(gan: GAN, z: Tensor, classes: int) -> Tensor:
+    n, old = len(z), gan.generator.num_classes
+    return gan.generator(z, ClassMixture(torch.full((n, old), 1 / old)))
+
+
+def _drawn_classes(gan: GAN, z: Tensor, classes: int) -> Tensor:
+    picks = torch.randint(gan.generator.num_classes, (classes,), generator=torch.Generator().manual_seed(0))
+    return gan.generator(z, picks[torch.arange(len(z)) % classes])
+
+
+def _the_source(gan: GAN, z: Tensor, classes: int) -> Tensor:
+    return gan.generator(z, None)
+
+
+# Claims of a start: what the adapted generator's images equal before the first update.
+STARTS = {
+    **{Pair("cgantransfer", n, v): _mean_class for n in NETWORKS
+       for v in ("", "linear", "softmax", "shared-scores", "fixed-prior", "no-residuals", "fine-tuning")},
+    **{Pair("bsa", n, "mean"): _mean_class for n in NETWORKS},
+    **{Pair("bsa", n, "random-source"): _drawn_classes for n in NETWORKS},
+    **{Pair(m, n): _mean_class for n in NETWORKS for m in ("transfergan", "freezed")},
+    **{Pair("transfergan", n, "random-source"): _drawn_classes for n in NETWORKS},
+    **{Pair(m, "unconditional"): _the_source for m in ("transfergan", "freezed")},
+}
+
+
+def test_it_starts_where_it_claims(trained: Trained) -> None:
+    claim = STARTS.get(trained.pair)
+    if claim is None:
+        return
+    trained_ema, generator = trained.best.state_dict(), copy.deepcopy(trained.best)
+    generator.load_state_dict(trained.start)
+    z = torch.randn(6, generator.z_dim, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = claim(trained.gan, z, max(generator.num_classes, 1))
+    actual = images_of(generator, generator.num_classes)
+    if claim is _the_source:
+        assert torch.equal(actual, expected)
+    else:
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    assert same(trained_ema, trained.best.state_dict())
+
+
+# ---- 3 and 4 -------------------------------------------------------------------------------------------
+
+
+def _named_parameters(trained: Trained) -> dict[str, nn.Parameter]:
+    trainer = trained.parts.trainer
+    found = {f"generator.{k}": p for k, p in trainer.generator.named_parameters(remove_duplicate=False)}
+    return found | {f"extras.{k}": p for k, p in trainer.extras.named_parameters(remove_duplicate=False)}
+
+
+def _moved(trained: Trained) -> set[str]:
+    trainer = trained.parts.trainer
+    return ({f"generator.{k}" for k in moved(trained.generator, trainer.generator)}
+            | {f"extras.{k}" for k in moved(trained.extras, trainer.extras)})
+
+
+def test_only_declared_groups_moved(trained: Trained) -> None:
+    params, changed = _named_parameters(trained), _moved(trained)
+    declared = {id(p): name for name, group in trained.plan.groups.items() for p in group.params}
+    undeclared = {k for k in changed if k in params and id(params[k]) not in declared}
+    assert not undeclared
+    for name, group in trained.plan.groups.items():
+        ids = {id(p) for p in group.params}
+        mine = {k for k, p in params.items() if id(p) in ids}
+        assert mine & changed, f"no parameter of group '{name}' moved"
+        if still := mine - changed:  # a hinge bias can have exactly zero gradient
+            warnings.warn(f"{trained.pair}: declared but still: {sorted(still)}", stacklevel=1)
+
+
+def test_fixed_modules_kept_parameters_and_buffers(trained: Trained) -> None:
+    if trained.plan.fixed_until_nimg is not None:
+        return  # released during the run; the next test looks before that
+    trainer, changed = trained.parts.trainer, _moved(trained)
+    ids = {id(m) for m in trained.plan.fixed}
+    declared = {id(p) for group in trained.plan.groups.values() for p in group.params}
+    params = _named_parameters(trained)
+    for part, root in (("generator", trainer.generator), ("extras", trainer.extras)):
+        for name, module in root.named_modules():
+            if id(module) in ids:
+                # With statistics="source" a norm is fixed while its class tables, inside it, are declared.
+                inside = {k for k in changed if k.startswith(f"{part}.{name}.")}
+                assert not {k for k in inside if k not in params or id(params[k]) not in declared}, name
+
+
+def test_fine_tuning_releases_frozen_layers_on_time(images: dict[bool, ImageData], tmp_path: Path) -> None:
+    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", {"finetune_nimg": 8}, steps=2)
+    generator = parts.trainer.generator
+    frozen = {f"{name}.{part}" for name, m in generator.named_modules() if isinstance(m, SpectralNorm)
+              for part in ("weight", "bias", "u0", "sv0")}
+    before = snapshot(generator)
+    parts.trainer.run()
+    assert not frozen & moved(before, generator)
+    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", {"finetune_nimg": 8}, steps=3)
+    parts.trainer.restore()
+    kept = {k: v for k, v in snapshot(parts.trainer.generator).items() if "prior" in k or "scores" in k}
+    parts.trainer.run()
+    changed = moved(before, parts.trainer.generator)
+    assert {k for k in frozen & before.keys() if k.endswith("weight")} <= changed
+    assert kept and all(torch.equal(v, parts.trainer.generator.state_dict()[k]) for k, v in kept.items())
+
+
+def test_frozen_convolutions_keep_their_power_iteration(trained: Trained) -> None:
+    """u0 and sv0 of everything the source shares with the target; buffers='official' moves them."""
+    if trained.pair.method not in ("bsa", "cgantransfer") or trained.plan.fixed_until_nimg is not None:
+        return  # only for methods that leave the source's layers frozen to the end
+    changed = moved(trained.generator, trained.parts.trainer.generator)
+    source = trained.gan.generator.state_dict()
+    vectors = {k for k in trained.generator if k.endswith(("u0", "sv0")) and k in source}
+    assert vectors
+    official = getattr(trained.parts.method, "buffers", "fixed") == "official"
+    assert bool(vectors & changed) == official
+    own = {k for k in changed if not any(k.startswith(f"{n}.") for n, _ in trained.gan.generator.norms())}
+    assert official or not own  # nothing outside the norm layers moved: what `extend` relies on
+    statistics = {k for k in trained.generator if k.endswith(("stored_mean", "stored_var"))}
+    assert bool(statistics & changed) == (getattr(trained.parts.method, "statistics", "batch") == "batch")
+
+
+# ---- 5 and 6 -------------------------------------------------------------------------------------------
+
+
+def _saved(trained: Trained) -> nn.Module:
+    """The folded EMA generator, after writing its adapter."""
+    best = fold(copy.deepcopy(trained.best))
+    sizes = save_adapter(trained.adapter, best, trained.gan, "tiny", trained.parts.method, trained.pair.method,
+                         trained.parts.target)
+    assert sizes["adapter"] == (trained.adapter / "adapter_model.safetensors").stat().st_size
+    return best
+
+
+def test_the_adapter_gives_the_same_images_and_refuses_another_source(trained: Trained) -> None:
+    best = _saved(trained)
+    merged = api.merge(trained.gan, trained.adapter)
+    assert torch.equal(images_of(best, best.num_classes), images_of(merged.generator, best.num_classes))
+    assert same(dict(best.state_dict()), dict(merged.generator.state_dict()))
+    assert merged.classes == (trained.data.classes if trained.data.labelled else ["0"])
+    with pytest.raises(ModelError, match="belongs to source 'tiny'") as caught:
+        api.merge(make_source(trained.pair.network, seed=1), trained.adapter)
+    assert caught.value.exit_code == 4
+
+
+def test_merging_gives_the_same_images_from_plain_modules(trained: Trained, tmp_path: Path) -> None:
+    expected = images_of(trained.best, trained.best.num_classes)
+    _saved(trained)
+    merged = api.merge(trained.gan, trained.adapter)
+    torch.testing.assert_close(images_of(merged.generator, merged.generator.num_classes), expected,
+                               atol=1e-5, rtol=0)
+    assert not propagations(merged.generator)
+    assert not any("parametriz" in k for k in merged.generator.state_dict())
+    again = GAN.from_pretrained(merged.save_pretrained(tmp_path))
+    assert again.sha256 == merged.sha256
+    assert (again.sample(4, seed=1) == merged.sample(4, seed=1)).all()
+
+
+# ---- 7 -------------------------------------------------------------------------------------------------
+
+# One graceful stop between checkpoints (which writes one), one at a checkpoint, one loss of power between them;
+# all but the plainest network with a method's defaults are broken off once, the last way.
+BREAKS = [(1, "stop"), (4, "stop"), (3, "crash")]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in path.read_text().splitlines()]
+
+
+def _everything(out: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any], list[Any]]:
+    """The whole state at a run's end: tensors, counters, and both logs; times left out."""
+    tensors, meta = load_checkpoint(out / "checkpoints")
+    meta["progress"].pop("seconds")
+    if meta["progress"]["best"]:
+        meta["progress"]["best"].pop("seconds")
+    return tensors, meta, _lines(out / "metrics.jsonl"), _lines(out / "stats.jsonl")
+
+
+def assert_same_runs(a: Path, b: Path) -> None:
+    for one, other in zip(_everything(a), _everything(b), strict=True):
+        assert same(one, other)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(trained: Trained, tmp_path: Path) -> None:
+    plain = trained.pair.network == "tables" and not trained.pair.variant
+    for step, how in BREAKS if plain else BREAKS[-1:]:
+        holder: list[Any] = []
+        out = tmp_path / f"{how}-{step}"
+        parts = assemble(out, trained.gan, trained.data, trained.pair.method, trained.pair.fields,
+                         break_at(step, how, holder))
+        holder.append(parts.trainer)
+        with pytest.raises(Crash if how == "crash" else Interrupted):
+            parts.trainer.run()
+        resumed = assemble(out, trained.gan, trained.data, trained.pair.method, trained.pair.fields).trainer
+        resumed.restore()
+        assert resumed.progress.step == (2 if how == "crash" else step)
+        resumed.run()
+        assert_same_runs(out, trained.out)
+
+
+# ---- what makes no sense ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pair", "expected"), REFUSED.items(), ids=lambda v: "-".join(map(str, v)) if v else "")
+def test_pairs_without_sense_are_refused(
+    pair: tuple[str, str], expected: tuple[type[GanTransferError], str], images: dict[bool, ImageData], tmp_path: Path
+) -> None:
+    error, match = expected
+    with pytest.raises(error, match=match):
+        assemble(tmp_path, make_source(pair[1]), images[True], pair[0])
+
+
+def test_every_variant_belongs_to_a_registered_method() -> None:
+    assert VARIANTS.keys() <= set(methods) and {m for m, _ in REFUSED} <= set(methods)
+    for method, variants in VARIANTS.items():
+        for fields in variants.values():
+            make_method(method, fields)
+
+
+@pytest.mark.parametrize("method", sorted(methods))
+def test_one_source_and_no_other_number(method: str) -> None:
+    target = Target(10, ("a", "b"), 32, 1)
+    for sources in ([], [make_source(), make_source()]):
+        with pytest.raises(UsageError, match="takes one source, not"):
+            make_method(method, {}).reshape(sources, target)
+
+
+@pytest.mark.parametrize("method", sorted(methods))
+def test_a_target_without_classes(method: str) -> None:
+    """Class-extending methods ask for a class name; the others make an unconditional generator."""
+    gan, target = make_source(), Target(10, (), 32, 1)
+    made = make_method(method, {})
+    if method in ("bsa", "cgantransfer"):
+        with pytest.raises(UsageError, match="--class-name"):
+            made.reshape([gan], target)
+        return
+    generator = made.reshape([gan], target)
+    assert generator.num_classes == 0
+    made.plan(generator, [gan], target, AdversarialLoss())
+
+
+@pytest.mark.parametrize("method", ["freezed", "scratch", "transfergan"])
+def test_an_unconditional_source_learns_classes(method: str, images: dict[bool, ImageData], tmp_path: Path) -> None:
+    parts = assemble(tmp_path, make_source("unconditional"), images[True], method, steps=1)
+    assert parts.trainer.generator.num_classes == 3
+    parts.trainer.run()
+
+
+@pytest.mark.parametrize("method", sorted(methods))
+def test_a_source_without_critic(method: str, images: dict[bool, ImageData], tmp_path: Path) -> None:
+    gan = make_source(critic=False)
+    if method == "scratch":
+        assemble(tmp_path, gan, images[True], method, steps=1).trainer.run()
+        return
+    with pytest.raises(ModelError, match="no discriminator"):
+        assemble(tmp_path, gan, images[True], method)
+
+
+@pytest.mark.parametrize(("method", "fields", "match"), [
+    ("bsa", {"init": "maen"}, "did you mean 'mean'"),
+    ("bsa", {"buffers": "offical"}, "did you mean 'official'"),
+    ("bsa", {"statistics": "bach"}, "did you mean 'batch'"),
+    ("bsa", {"d_embedding": "randm"}, "did you mean 'random'"),
+    ("cgantransfer", {"parametrisation": "liner"}, "did you mean 'linear'"),
+    ("cgantransfer", {"penalty": "means"}, "did you mean 'mean'"),
+    ("cgantransfer", {"statistics": "sources"}, "did you mean 'source'"),
+    ("cgantransfer", {"buffers": "moving"}, "buffers 'moving' does not exist"),
+    ("transfergan", {"generator": "pretraind"}, "did you mean 'pretrained'"),
+    ("transfergan", {"class_init": "meen"}, "did you mean 'mean'"),
+    ("freezed", {"frozen_blocks": 5}, "outside 0 to 4"),
+    ("freezed", {"frozen_blocks": -1}, "outside 0 to 4"),
+])
+def test_wrong_fields_are_refused_before_training(
+    method: str, fields: dict[str, Any], match: str, images: dict[bool, ImageData], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        assemble(tmp_path, make_source(), images[True], method, fields)
+
+
+def test_one_target_class_is_enough(images: dict[bool, ImageData], tmp_path: Path) -> None:
+    data = images[True].class_subset(["b"])
+    for method in methods:
+        parts = assemble(tmp_path / method, make_source("hierarchical"), data, method, steps=1)
+        parts.trainer.run()
+        assert parts.trainer.generator.num_classes == 1
+
+
+def test_fields_are_kept_in_a_frozen_dataclass() -> None:
+    for name in methods:
+        made = make_method(name, {})
+        assert replace(made) == made
+        with pytest.raises(AttributeError):
+            made.init_seed = 3
