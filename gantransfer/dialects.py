@@ -19,6 +19,8 @@ from gantransfer.errors import ModelError
 from gantransfer.modulation import attach_official_propagation
 from gantransfer.networks.biggan import (
     D_RESOLUTIONS,
+    D_TABLE,
+    G_TABLE,
     BigGANConfig,
     Discriminator,
     Generator,
@@ -61,30 +63,58 @@ def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) 
         "sn_eps": float(settings.get("SN_eps", 1e-6)),
         "init": settings.get("G_init", "ortho"),
     }
-    if g is not None:
-        found |= _infer_generator(g)
+    if g is None:
+        raise ModelError("a discriminator alone is no GAN; give the generator's file too")
+    found |= _infer_generator(g)
     if d is not None:
         found |= _infer_discriminator(d, found)
-    for ours, theirs in (("resolution", "resolution"), ("num_classes", "n_classes")):
-        if theirs in settings and settings[theirs] != found.get(ours):
-            raise ModelError(
-                f"config says {theirs} {settings[theirs]} but the tensors have {found.get(ours)}; "
-                "give the config that belongs to these files or none"
-            )
-    if "g_widths" not in found:
-        raise ModelError("a discriminator alone is no GAN; give the generator's file too")
-    if "d_widths" not in found:
-        found["d_widths"] = (8,) * len(D_RESOLUTIONS[found["resolution"]])
+    said = _said(settings, found["resolution"])
+    _refuse_contradictions(said, found)
+    if d is None:  # what a discriminator made for this generator would be
+        base = max(found["g_widths"][0] // G_TABLE[found["resolution"]][0], 1)
+        found["d_widths"] = tuple(base * m for m in D_TABLE[found["resolution"]])
+        found |= {k: said[k][1] for k in ("d_widths", "d_wide", "d_attention") if k in said}
     return BigGANConfig(**found)
+
+
+def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, Any]]:
+    """What official settings say, in our terms: field -> (official name, value)."""
+    fields = {"resolution": "resolution", "n_classes": "num_classes", "hier": "hierarchical",
+              "mybn": "standing_statistics", "D_wide": "d_wide"}
+    said: dict[str, tuple[str, Any]] = {ours: (k, settings[k]) for k, ours in fields.items() if k in settings}
+    tables = {"G_ch": ("g_widths", G_TABLE), "D_ch": ("d_widths", D_TABLE)}
+    for theirs, (ours, table) in tables.items():
+        if theirs in settings:
+            said[ours] = theirs, tuple(settings[theirs] * m for m in table[resolution])
+    places = {"G_attn": ("g_attention", [8 * 2**i for i in range(len(G_TABLE[resolution]) - 1)]),
+              "D_attn": ("d_attention", dict.fromkeys(D_RESOLUTIONS[resolution]))}
+    for theirs, (ours, possible) in places.items():
+        if theirs in settings:  # "16_32"; resolutions the network has not are ignored, "0" is none
+            said[ours] = theirs, tuple(r for r in possible if str(r) in str(settings[theirs]).split("_"))
+    if "dim_z" in settings and "hier" in settings:
+        slots = len(G_TABLE[resolution]) if settings["hier"] else 1
+        said["z_dim"] = "dim_z", settings["dim_z"] // slots * slots
+    if "G_shared" in settings:
+        width = (settings.get("shared_dim") or settings.get("dim_z")) if settings["G_shared"] else 0
+        if width is not None:
+            said["shared_dim"] = "G_shared and shared_dim", width
+    return said
+
+
+def _refuse_contradictions(said: Mapping[str, tuple[str, Any]], found: Mapping[str, Any]) -> None:
+    for ours, (theirs, value) in said.items():
+        if ours in found and value != found[ours]:
+            raise ModelError(f"config says {theirs} {value} but the tensors have {found[ours]}; "
+                             "give the config that belongs to these files or none")
 
 
 def _infer_generator(g: State) -> dict[str, Any]:
     conv1 = _numbered(g, r"blocks\.(\d+)\.0\.conv1\.weight")
-    if not conv1 or "linear.weight" not in g or "output_layer.2.weight" not in g:
-        raise ModelError(
-            "the generator file holds no BigGAN generator (no blocks.0.0.conv1.weight, linear.weight, "
-            "output_layer.2.weight); choose the dialect it was written in"
-        )
+    needed = ["blocks.0.0.conv1.weight", "blocks.0.0.bn1.gain.weight", "linear.weight", "output_layer.2.weight"]
+    needed += [f"blocks.{i}.0.conv1.weight" for i in range(len(conv1))]
+    if lacking := [key for key in needed if key not in g]:
+        raise ModelError(f"the generator file holds no BigGAN generator (no {lacking[0]}); "
+                         "choose the dialect it was written in")
     if 4 * 2 ** len(conv1) not in RESOLUTIONS:
         raise ModelError(f"a BigGAN generator with {len(conv1)} blocks is not supported; 3 to 6 are (32 to 256 px)")
     gain = g["blocks.0.0.bn1.gain.weight"]
@@ -102,18 +132,16 @@ def _infer_generator(g: State) -> dict[str, Any]:
         "shared_dim": shared_dim,
         "class_affine": "shared" if shared_dim else "table",
         "standing_statistics": "blocks.0.0.bn1.bn.stored_mean" in g,
-        "g_attention": tuple(8 * 2**i for i in _numbered(g, r"blocks\.(\d+)\.1\.gamma")),
+        "g_attention": tuple(8 * 2**i for i in sorted(_numbered(g, r"blocks\.(\d+)\.1\.gamma"))),
     }
 
 
 def _infer_discriminator(d: State, g: Mapping[str, Any]) -> dict[str, Any]:
     conv1 = _numbered(d, r"blocks\.(\d+)\.0\.conv1\.weight")
     conv2 = _numbered(d, r"blocks\.(\d+)\.0\.conv2\.weight")
-    if not conv2 or "linear.weight" not in d:
-        raise ModelError(
-            "the discriminator file holds no BigGAN discriminator (no blocks.0.0.conv2.weight, linear.weight); "
-            "choose the dialect it was written in"
-        )
+    if not conv2 or conv1.keys() != conv2.keys() or "linear.weight" not in d or "output_layer.2.weight" in d:
+        raise ModelError("the discriminator file holds no BigGAN discriminator (blocks.i.0.conv1/conv2.weight, "
+                         "linear.weight, no output layer); give the files in the right order and dialect")
     by_blocks = {len(v): r for r, v in D_RESOLUTIONS.items()}
     resolution = by_blocks.get(len(conv2))
     if resolution is None or resolution != g.get("resolution", resolution):
@@ -129,14 +157,17 @@ def _infer_discriminator(d: State, g: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "d_widths": tuple(conv2[i].shape[0] for i in range(len(conv2))),
         "d_wide": all(conv1[i].shape[0] == conv2[i].shape[0] for i in conv2),
-        "d_attention": tuple({D_RESOLUTIONS[resolution][i]: None for i in attention}),
+        "d_attention": tuple({D_RESOLUTIONS[resolution][i]: None for i in sorted(attention)}),
     }
 
 
-def _notes(config: BigGANConfig, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    shown = ("resolution", "channels", "num_classes", "z_dim", "g_widths", "d_widths", "class_affine",
-             "hierarchical", "shared_dim", "g_attention", "d_attention", "standing_statistics")
+def _notes(config: BigGANConfig, settings: Mapping[str, Any], critic: bool) -> tuple[str, ...]:
+    shown = ["resolution", "channels", "num_classes", "z_dim", "g_widths", "class_affine", "hierarchical",
+             "shared_dim", "g_attention", "standing_statistics"]
+    shown += ["d_widths", "d_wide", "d_attention"] if critic else []
     notes = [f"from tensor shapes: {k} = {getattr(config, k)}" for k in shown]
+    if not critic:
+        notes.append(f"no discriminator file: one made from scratch would have d_widths = {config.d_widths}")
     for theirs, ours in (("BN_eps", "bn_eps"), ("SN_eps", "sn_eps")):
         if theirs not in settings:
             notes.append(f"not in the files, default taken: {ours} = {getattr(config, ours)}")
@@ -148,8 +179,10 @@ def biggan_pytorch(g: State, d: State | None, settings: Mapping[str, Any]) -> Co
     """``G.pth``/``G_ema.pth`` and ``D.pth`` of ajbrock/BigGAN-PyTorch."""
     config = infer_biggan(g, d, settings)
     generator = build_generator(config)
+    if any(_TRANSFER_KEY.fullmatch(key) for key in g):
+        raise ModelError("the generator file holds cGANTransfer layers (comb_layer_*); use dialect 'cgantransfer'")
     load_strictly(generator, g, "the generator file")
-    notes = _notes(config, settings)
+    notes = _notes(config, settings, d is not None)
     if any(int(n.accumulation_counter) > 0 for n in generator.standing_norms()):
         notes += ("the file holds accumulated standing statistics: call accumulate_standing_statistics",)
     discriminator = None
@@ -198,12 +231,13 @@ def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Conv
     if d is not None:
         d = {k.replace("new_embed.", "embed."): v for k, v in d.items()
              if not (k.startswith("embed.") and "new_embed.weight" in d)}
-        d_config = replace(target.config, **_infer_discriminator(
-            d, {"resolution": config.resolution, "num_classes": classes}))
-        discriminator = build_discriminator(d_config)
+        found = _infer_discriminator(d, {"resolution": config.resolution, "num_classes": classes})
+        _refuse_contradictions(_said(settings, config.resolution), found)
+        target.config = replace(target.config, **found)
+        discriminator = build_discriminator(target.config)
         load_strictly(discriminator, d, "the discriminator file")
     notes = (f"cGANTransfer: {config.num_classes} source classes, {classes} target classes",)
-    return Converted(target, discriminator, notes + _notes(target.config, settings))
+    return Converted(target, discriminator, notes + _notes(target.config, settings, d is not None))
 
 
 def official_keys(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantransfer.layers import SNLinear
+from gantransfer.layers import SNLinear, batch_norm
 
 
 class Condition(NamedTuple):
@@ -166,12 +166,19 @@ class _Statistics(nn.Module):
             self.register_buffer("stored_mean", torch.zeros(channels))
             self.register_buffer("stored_var", torch.ones(channels))
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def scale_and_shift(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        """Normalise x [N, C, H, W], then multiply with `gain` and add `bias`, [N, C] or [1, C] each."""
+        if self.training and not hasattr(self, "bn") and x.device.type == "cpu":
+            out, mean, var = batch_norm(x, gain, bias, self.eps)
+            count = x.numel() // x.shape[1]
+            self.stored_mean.lerp_(mean, 0.1)
+            self.stored_var.lerp_(var * (count / (count - 1)), 0.1)
+            return out
         if hasattr(self, "bn"):
-            return self.bn(x)
-        return F.batch_norm(
-            x, self.stored_mean, self.stored_var, None, None, self.training, 0.1, self.eps
-        )
+            out = self.bn(x)
+        else:
+            out = F.batch_norm(x, self.stored_mean, self.stored_var, None, None, self.training, 0.1, self.eps)
+        return out * gain[:, :, None, None] + bias[:, :, None, None]
 
 
 class BatchNorm(_Statistics):
@@ -184,7 +191,7 @@ class BatchNorm(_Statistics):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        return self.normalise(x) * self.gain[:, None, None] + self.bias[:, None, None]
+        return self.scale_and_shift(x, self.gain[None], self.bias[None])
 
 
 class ClassBatchNorm(_Statistics):
@@ -202,8 +209,7 @@ class ClassBatchNorm(_Statistics):
         self.gain, self.bias = gain, bias
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        gain = 1 + self.gain(condition)
-        return self.normalise(x) * gain[:, :, None, None] + self.bias(condition)[:, :, None, None]
+        return self.scale_and_shift(x, 1 + self.gain(condition), self.bias(condition))
 
 
 class RoutedNorm(nn.Module):

@@ -15,6 +15,7 @@ from gantransfer.layers import (
     SNConv2d,
     SNEmbedding,
     SNLinear,
+    batch_norm,
     fold_pooling,
     fold_upsampling,
     initialise,
@@ -333,6 +334,49 @@ def test_attention_equals_a_naive_one() -> None:
             getattr(block, name).weight.mul_(3)
         torch.testing.assert_close(block(x), naive_attention(block, x), atol=1e-12, rtol=0)
     assert all(getattr(block, name).bias is None for name in ("theta", "phi", "g", "o"))
+
+
+# ---- batch norm with its affine --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [3, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_is_more_exact_than_the_kernel_it_replaces(layout: torch.memory_format, rows: int) -> None:
+    x = (2 * randn(3, 4, 8, 6) + 3).float().contiguous(memory_format=layout)
+    gain, bias, g = (randn(*shape, seed=s).float() for s, shape in enumerate(((rows, 4), (rows, 4), (3, 4, 8, 6)), 1))
+
+    def plain(x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        normal = F.batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
+        return normal * gain[:, :, None, None] + bias[:, :, None, None]
+
+    def run(function, dtype: torch.dtype) -> list[torch.Tensor]:
+        args = [t.to(dtype).requires_grad_(True) for t in (x, gain, bias)]
+        out = function(*args)
+        return [out.detach(), *torch.autograd.grad((out * g.to(dtype)).sum(), args)]
+
+    ours = run(lambda *args: batch_norm(*args, 1e-5)[0], torch.float64)
+    for a, b in zip(ours, run(plain, torch.float64), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    single = run(lambda *args: batch_norm(*args, 1e-5)[0], torch.float32)
+    assert single[0].is_contiguous(memory_format=layout)
+    for a, b in zip(single, ours, strict=True):
+        assert (a - b).abs().max() <= 1e-6 * b.abs().max()
+    out, mean, var = batch_norm(x, gain.requires_grad_(True), bias, 1e-5)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(var, x.var((0, 2, 3), unbiased=False))
+    assert out.requires_grad and not mean.requires_grad and not var.requires_grad
+    assert batch_norm(x.bfloat16(), gain, bias, 1e-5)[0].dtype == torch.float32
+
+
+def test_batch_norm_derivatives() -> None:
+    args = [randn(2, 3, 2, 2), 1 + randn(2, 3, seed=1), randn(2, 3, seed=2)]
+    args = [t.requires_grad_(True) for t in args]
+
+    def function(*args: torch.Tensor) -> torch.Tensor:
+        return batch_norm(*args, 1e-3)[0]
+
+    assert torch.autograd.gradcheck(function, args)
+    assert torch.autograd.gradgradcheck(function, args)
 
 
 # ---- second derivatives, initialisation ------------------------------------------------------------------
