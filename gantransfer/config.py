@@ -51,6 +51,18 @@ def _coerce(value: Any, hint: Any, what: str) -> Any:
     return value
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the entries in which two JSON-ready mappings differ, with both values (None: absent)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= {f"{key}.{inner}": pair for inner, pair in differences(a, b).items()}
+        elif a != b:
+            found[key] = (a, b)
+    return found
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping (UsageError if it is missing, broken or something else)."""
     import yaml

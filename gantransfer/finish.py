@@ -80,7 +80,7 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         from gantransfer.report import write_report
 
         write_report(folder)
-    trainer.accelerator.wait_for_everyone()
+    trainer.processes.wait()
 
 
 def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:

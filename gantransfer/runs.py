@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import gantransfer.methods  # noqa: F401  (registers the methods)
-from gantransfer.config import from_mapping
+from gantransfer.config import from_mapping, read_yaml
 from gantransfer.data import ImageData
 from gantransfer.errors import ModelError, OutputError, UsageError
 from gantransfer.losses import AdversarialLoss
@@ -66,14 +66,29 @@ class Job:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Job:
-        """The inverse of `to_config`."""
-        source, method = dict(config["source"]), dict(config["method"])
-        return cls(
-            kind=config["kind"], source=source["name"], data=dict(config["data"]), method=method.pop("name"),
-            fields=method, loss=AdversarialLoss(**config["loss"]), schedule=Schedule(**config["train"]),
-            measure=dict(config["measure"]), arch=source["arch"], network=dict(source.get("network", {})),
-            command=config.get("command", ""),
-        )
+        """The inverse of `to_config` (UsageError for a file that somebody broke)."""
+        try:
+            source, method = dict(config["source"]), dict(config["method"])
+            return cls(
+                kind=config["kind"], source=source["name"], data=dict(config["data"]), method=method.pop("name"),
+                fields=method, loss=from_mapping(AdversarialLoss, config["loss"], "config.yaml: loss"),
+                schedule=from_mapping(Schedule, config["train"], "config.yaml: train"),
+                measure=dict(config["measure"]), arch=source["arch"], network=dict(source.get("network", {})),
+                command=config.get("command", ""),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"the run's config.yaml lacks {error} or has something else there; restore the file as "
+                             "the run wrote it") from None
+
+    def record(self, gan: GAN, data: ImageData) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues; JSON-ready. Names and places may
+        change where a hash says that the content is the same."""
+        config = self.to_config(gan)
+        source = {k: v for k, v in config["source"].items() if k != "name"}
+        images = {k: v for k, v in config["data"].items() if k != "path"}
+        kept = {k: config[k] for k in ("kind", "method", "loss", "train", "measure")}
+        record = {**kept, "source": source, "data": {**images, "fingerprint": data.fingerprint}}
+        return json.loads(json.dumps(record))
 
 
 @dataclass
@@ -113,7 +128,7 @@ def assemble(job: Job, out: Path, gan: GAN, data: ImageData, hooks: Hooks) -> Pa
     method = make_method(job.method, job.fields)
     generator = method.reshape([gan], target)
     plan = method.plan(generator, [gan], target, job.loss)
-    trainer = Trainer(generator, plan, data, job.schedule, out, hooks)
+    trainer = Trainer(generator, plan, data, job.schedule, out, hooks, lambda: job.record(gan, data))
     return Parts(job, gan, data, target, method, trainer)
 
 
@@ -138,20 +153,18 @@ def write_records(parts: Parts, out: Path) -> None:
     try:
         (out / "config.yaml").write_text(text, encoding="utf-8")
         (out / "env.json").write_text(json.dumps(environment(parts.trainer.device), indent=1), encoding="utf-8")
-        report = {**parts.data.report, "fingerprint": parts.data.fingerprint}
+        report = {**parts.data.report, "fingerprint": parts.trainer.record()["data"]["fingerprint"]}
         (out / "data.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write into '{out}' ({error.strerror}); free space or choose another") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.yaml`` of a run directory (ModelError if `path` is none)."""
-    import yaml
-
+    """The ``config.yaml`` of a run directory (ModelError if `path` is none, UsageError if it is broken)."""
     file = Path(path) / "config.yaml"
     if not file.is_file():
         raise ModelError(f"'{path}' is no run directory (no config.yaml); give the --out of an earlier run")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    return read_yaml(file)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,10 @@ state and a resumed run repeats an uninterrupted one bit for bit on the CPU.
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,71 +19,25 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from gantransfer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
-from gantransfer.errors import DivergedError, Interrupted, OutputError
+from gantransfer.errors import DivergedError, Interrupted, UsageError
+from gantransfer.interrupts import Wish
 from gantransfer.plan import Batch, Phase, Plan
+from gantransfer.processes import Processes
+from gantransfer.runlog import append_line, cut_after
+from gantransfer.schedule import Hooks, Progress, Schedule
 
 MAX_SKIPPED = 5  # non-finite updates in a row before the run is rolled back
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how often, in iterations (one pass over the plan's phases) and images shown.
-
-    Attributes:
-        steps: iterations. batch_size: images per process and loss evaluation.
-        accumulate: loss evaluations per optimiser step (gradients are averaged).
-        lr_decay: fraction of the run, at its end, over which all rates fall linearly to zero.
-        ema_decay: decay of the generator's moving average, reached along a (1 + t) / (10 + t) ramp.
-        ema_start: iterations during which the average is a plain copy.
-        eval_nimg, checkpoint_nimg, log_nimg: images shown between evaluations, checkpoints, log lines.
-        precision: "fp32" or "bf16" (autocast). device: "auto", "cpu" or "cuda".
-    """
-
-    steps: int = 1000
-    batch_size: int = 32
-    accumulate: int = 1
-    seed: int = 0
-    lr_decay: float = 0.0
-    ema_decay: float = 0.98
-    ema_start: int = 0
-    eval_nimg: int = 1600
-    checkpoint_nimg: int = 8000
-    log_nimg: int = 320
-    precision: str = "fp32"
-    device: str = "auto"
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored in every checkpoint."""
-
-    step: int = 0
-    nimg: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    lr_scale: float = 1.0
-    best: dict[str, Any] | None = None
-
-
-@dataclass
-class Hooks:
-    """What the caller adds to the loop; every one may be absent.
-
-    evaluate: EMA generator -> scores, lower ``selection`` is better. snapshot: EMA generator, step; called at
-    logarithmic steps. report: a dict for the screen and external trackers, called at every log line.
-    """
-
-    evaluate: Callable[[nn.Module, Progress], dict[str, Any]] | None = None
-    snapshot: Callable[[nn.Module, int], None] | None = None
-    report: Callable[[dict[str, Any]], None] | None = None
 
 
 def _ramped_ema(schedule: Schedule) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     def update(averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
         t = int(count)
-        decay = 0.0 if t < schedule.ema_start else min(schedule.ema_decay, (1 + t) / (10 + t))
+        if t < schedule.ema_start:
+            decay = 0.0
+        else:  # a copied start needs no ramp (BigGAN's way: copy, then one constant decay)
+            decay = schedule.ema_decay if schedule.ema_start else min(schedule.ema_decay, (1 + t) / (10 + t))
         pairs = [(a, c) for a, c in zip(averages, currents, strict=True) if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in pairs], [c for _, c in pairs], 1 - decay)
 
@@ -94,20 +45,21 @@ def _ramped_ema(schedule: Schedule) -> Callable[[list[Tensor], list[Tensor], Ten
 
 
 class Trainer:
-    """One run. `run()` trains to the end of the schedule; `restore()` continues from its checkpoints."""
+    """One run. `run()` trains to the end of the schedule; `restore()` continues from its checkpoints.
+
+    Args:
+        record: what the run was made from, JSON-ready; kept in checkpoints, and resuming with another is refused.
+            Called once, when first needed.
+    """
 
     def __init__(
         self, generator: nn.Module, plan: Plan, data: ImageData, schedule: Schedule, out: Path,
-        hooks: Hooks | None = None,
+        hooks: Hooks | None = None, record: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        from accelerate import Accelerator
-
         self.schedule, self.data, self.out, self.hooks = schedule, data, Path(out), hooks or Hooks()
-        self.accelerator = Accelerator(
-            cpu=schedule.device == "cpu", mixed_precision="bf16" if schedule.precision == "bf16" else "no"
-        )
-        self.device = self.accelerator.device
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.record = functools.cache(record)
+        self.processes = Processes(schedule.device)
+        self.rank, self.device = self.processes.rank, self.processes.device
         self.generator = generator.to(self.device, memory_format=torch.channels_last)
         self.plan = plan
         self.extras = plan.extras.to(self.device, memory_format=torch.channels_last)
@@ -118,10 +70,12 @@ class Trainer:
         self.ema = AveragedModel(generator, multi_avg_fn=_ramped_ema(schedule), use_buffers=True)
         self.ema.module.eval().requires_grad_(False)
         self.ema.update_parameters(generator)  # the first update is a plain copy
+        self._buffers = [*self.generator.buffers(), *self.extras.buffers()]
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self._draws = sum(p.repeat for p in plan.phases if p.uses_images) * schedule.accumulate
-        self._stop = False
+        self.wish = Wish()
+        self._restored = False
 
     # ---- one iteration -------------------------------------------------------------------------------
 
@@ -135,7 +89,7 @@ class Trainer:
         y = torch.randint(max(self.generator.num_classes, 1), (size,), generator=rng)
         images = labels = indices = torch.empty(0)
         if self.plan.phases[phase].uses_images:
-            number = (self.progress.step * self._draws + draw) * self.world + self.rank
+            number = (self.progress.step * self._draws + draw) * self.processes.world + self.rank
             raw, labels, indices = self.data.batch(number, size, self.schedule.seed)
             images = to_float(raw)
         move = [t.to(self.device) for t in (images, labels, indices, z, y)]
@@ -165,19 +119,17 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for part in range(self.schedule.accumulate):
             batch = self._batch(index, repeat, part, draw + part)
-            with self.accelerator.autocast():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.precision == "bf16"):
                 losses = phase.loss(batch)
             total = sum(losses.terms.values()) / self.schedule.accumulate
             total.backward()
             for name, value in (losses.terms | losses.logs).items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / self.schedule.accumulate
         gradients = [p.grad for p in params if p.grad is not None]
-        if self.world > 1 and gradients:
-            flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+        finite = all(bool(torch.isfinite(v)) for v in sums.values())
+        finite = self.processes.average(gradients, finite)
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-        finite = bool(torch.isfinite(norm)) and all(bool(torch.isfinite(v)) for v in sums.values())
+        finite &= bool(torch.isfinite(norm))
         for name in phase.updates:
             if finite:
                 self.optimizers[name].step()
@@ -186,21 +138,26 @@ class Trainer:
 
     def _iteration(self) -> tuple[dict[str, float], bool]:
         progress, logs, finite, draw = self.progress, {}, True, 0
+        buffers = [b.clone() for b in self._buffers]
         self._modes()
         self._set_rates()
         shown = 0
         for index, phase in enumerate(self.plan.phases):
-            active = phase.start_nimg <= progress.nimg < (phase.stop_nimg or math.inf)
+            stop = math.inf if phase.stop_nimg is None else phase.stop_nimg
+            active = phase.start_nimg <= progress.nimg < stop
             for repeat in range(phase.repeat):
                 if active and progress.step % phase.every == 0:
                     scalars, good = self._update(index, repeat, draw)
                     logs |= scalars
                     finite &= good
                     if phase.uses_images:
-                        shown += self.schedule.batch_size * self.schedule.accumulate * self.world
+                        shown += self.schedule.batch_size * self.schedule.accumulate * self.processes.world
                 if phase.uses_images:
                     draw += self.schedule.accumulate
-        self._share_buffers()
+        if not finite:  # running statistics that saw a NaN never lose it
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(before)
+        self.processes.share(self.generator.buffers())
         self.ema.update_parameters(self.generator)
         progress.step += 1
         progress.nimg += shown
@@ -213,13 +170,6 @@ class Trainer:
         for name, group in self.plan.groups.items():
             self.optimizers[name].param_groups[0]["lr"] = group.lr * factor
 
-    def _share_buffers(self) -> None:
-        """Running statistics differ between processes; all take the first one's, as in the official code."""
-        if self.world > 1:
-            for buffer in self.generator.buffers():
-                if buffer.is_floating_point():
-                    torch.distributed.broadcast(buffer, 0)
-
     # ---- the run -------------------------------------------------------------------------------------
 
     def run(self) -> Progress:
@@ -229,49 +179,61 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
             DivergedError: non-finite updates came back after one roll-back.
         """
-        schedule, progress = self.schedule, self.progress
-        if progress.step == 0:
-            self._evaluate()
-            self._snapshot()
-            self._save()
-        with self._signals():
-            while progress.step < schedule.steps and not self._stop:
-                before, start = progress.nimg, time.perf_counter()
+        schedule = self.schedule
+        with self.wish.listening():
+            if not self._restored:
+                self._evaluate()
+                self._snapshot()
+                self._save()
+            stop = self.processes.any(self.wish.stop)
+            while self.progress.step < schedule.steps and not stop:
+                before, start = self.progress.nimg, time.perf_counter()
                 logs, finite = self._iteration()
-                progress.seconds += time.perf_counter() - start
-                last = progress.step == schedule.steps
-                if not finite:
-                    progress = self._non_finite()
+                self.progress.seconds += time.perf_counter() - start
+                if finite:
+                    self.progress.skipped_in_a_row = 0
+                elif self._non_finite():
                     continue
-                progress.skipped_in_a_row = 0
-                if last or _crossed(before, progress.nimg, schedule.log_nimg):
-                    self._log(logs)
-                if (progress.step & (progress.step - 1)) == 0 or last:
-                    self._snapshot()
-                if last or _crossed(before, progress.nimg, schedule.eval_nimg):
-                    self._evaluate()
-                if last or self._stop or _crossed(before, progress.nimg, schedule.checkpoint_nimg):
-                    self._save()
-        if self._stop and progress.step < schedule.steps:
-            raise Interrupted(f"stopped at step {progress.step} of {schedule.steps}, everything saved; "
+                stop = self._between(before, logs, finite)
+        if stop and self.progress.step < schedule.steps:
+            raise Interrupted(f"stopped at step {self.progress.step} of {schedule.steps}, everything saved; "
                               f"go on with: gantransfer resume {self.out}")
-        return progress
+        return self.progress
 
-    def _non_finite(self) -> Progress:
-        """Count a skipped update; after several in a row go back to the last checkpoint once, at half rate."""
+    def _between(self, before: int, logs: Mapping[str, float], finite: bool) -> bool:
+        """What happens after an iteration that began at `before` images; whether to stop."""
+        step, last = self.progress.step, self.progress.step == self.schedule.steps
+
+        def due(every: int) -> bool:
+            return last or _crossed(before, self.progress.nimg, every)
+
+        if finite and due(self.schedule.log_nimg):
+            self._log(logs)
+        if last or step & (step - 1) == 0:
+            self._snapshot()
+        if due(self.schedule.eval_nimg):
+            self._evaluate()
+        stop = self.processes.any(self.wish.stop)
+        if last or stop or (finite and due(self.schedule.checkpoint_nimg)):  # no roll-back into a bad stretch
+            self._save()
+        return stop
+
+    def _non_finite(self) -> bool:
+        """Count a skipped update; after several in a row go back to the last checkpoint once, at half rate.
+        Whether it went back."""
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row <= MAX_SKIPPED:
-            return progress
+            return False
         if progress.lr_scale < 1:
             raise DivergedError(f"{progress.skipped} updates were non-finite up to step {progress.step}, also after "
                                 f"going back once at half the rate; lower the learning rates ('{self.out}' is kept)")
         skipped = progress.skipped
         self.restore()
-        self.progress.skipped, self.progress.lr_scale = skipped, 0.5
+        self.progress.skipped, self.progress.skipped_in_a_row, self.progress.lr_scale = skipped, 0, 0.5
         self._report({"event": "rolled back", "step": self.progress.step})
-        return self.progress
+        return True
 
     def _evaluate(self) -> None:
         if self.hooks.evaluate is None:
@@ -286,9 +248,9 @@ class Trainer:
                     line["best"] = True
                     self.progress.best = {"selection": selection, **line}
                     self.best_state = {k: v.detach().cpu().clone() for k, v in self.ema.module.state_dict().items()}
-            self._write("metrics.jsonl", line)
+            append_line(self.out / "metrics.jsonl", line)
             self._report({"event": "evaluated", **line})
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _snapshot(self) -> None:
         if self.hooks.snapshot is not None and self.rank == 0:
@@ -303,20 +265,12 @@ class Trainer:
         if self.progress.skipped:
             line["skipped"] = self.progress.skipped
         if self.rank == 0:
-            self._write("stats.jsonl", line)
+            append_line(self.out / "stats.jsonl", line)
         self._report({"event": "trained", **line})
 
     def _report(self, event: dict[str, Any]) -> None:
         if self.hooks.report is not None and self.rank == 0:
             self.hooks.report(event)
-
-    def _write(self, name: str, line: Mapping[str, Any]) -> None:
-        try:
-            with open(self.out / name, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write '{self.out / name}' ({error.strerror}); free space, then "
-                              f"'gantransfer resume {self.out}'") from None
 
     # ---- saving --------------------------------------------------------------------------------------
 
@@ -329,17 +283,23 @@ class Trainer:
         if self.rank == 0:
             tensors = {f"{name}/{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
             tensors |= {f"best/{k}": v for k, v in (self.best_state or {}).items()}
-            meta: dict[str, Any] = {"progress": self.progress.__dict__, "world": self.world, "optimizers": {}}
+            meta: dict[str, Any] = {"progress": self.progress.__dict__, "world": self.processes.world,
+                                    "record": self.record(), "optimizers": {}}
             for name, optimizer in self.optimizers.items():
                 state, hyper = flatten_optimizer(f"optimizer/{name}", optimizer)
                 tensors |= state
                 meta["optimizers"][name] = hyper
             save_checkpoint(self.out / "checkpoints", self.progress.step, tensors, meta)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def restore(self) -> None:
-        """Take up the newest checkpoint; log lines written after it are dropped."""
+        """Take up the newest checkpoint; log lines written after it are dropped.
+
+        Raises:
+            ModelError: there is none. UsageError: the run was made from something else than this one.
+        """
         tensors, meta = load_checkpoint(self.out / "checkpoints")
+        self._check_record(meta)
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + "/")}
@@ -352,36 +312,23 @@ class Trainer:
         self.progress = Progress(**meta["progress"])
         if self.rank == 0:
             for name in ("metrics.jsonl", "stats.jsonl"):
-                _truncate(self.out / name, self.progress.step)
+                cut_after(self.out / name, self.progress.step)
+        self._restored = True
+        before, now = meta["world"], self.processes.world
+        if before != now:
+            text = f"the run had {before} process(es) and now has {now}: it goes on, but not exactly as it would have"
+            self._report({"event": "message", "text": text})
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """First SIGINT or SIGTERM: finish the step and save. Second: quit at once."""
-
-        def stop(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        try:
-            old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: signals stay the caller's
-            old = {}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def _check_record(self, meta: Mapping[str, Any]) -> None:
+        """Only more steps may have been asked for since the checkpoint."""
+        changed = differences(meta["record"], self.record()) if meta.get("record") else {}
+        if "train.steps" in changed and changed["train.steps"][0] <= changed["train.steps"][1]:
+            del changed["train.steps"]
+        if changed:
+            shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            raise UsageError(f"run '{self.out}' was started with other settings ({shown}): put them back, or start a "
+                             "new run; only train.steps may grow")
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
     return every > 0 and before // every != after // every
-
-
-def _truncate(path: Path, step: int) -> None:
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-

@@ -106,7 +106,7 @@ def break_at(step: int, how: str, trainer: list[Trainer]) -> Any:
         if event["event"] == "trained" and event["step"] == step:
             if how == "crash":
                 raise Crash
-            trainer[0]._stop = True
+            trainer[0].wish.stop = True
 
     return report
 
