@@ -1,0 +1,70 @@
+"""Flags that are not written down anywhere: the fields of the chosen method's or architecture's dataclass.
+
+This module imports torch (through the registries); the parser calls it only for names it does not know itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from typing import Any
+
+import gantransfer.methods
+import gantransfer.networks  # noqa: F401  (both register on import)
+from gantransfer.cli.flags import Flag
+from gantransfer.registry import architectures, methods
+
+FROM_DATA = ("num_classes", "extensions")  # of an architecture: follow from the data, never a flag
+
+
+def method_flags(settings: dict[str, Any]) -> list[Flag]:
+    """The fields of the method that `settings` names (default cgantransfer).
+
+    Raises:
+        UsageError: unknown method.
+    """
+    name = str(settings.get("method", "cgantransfer"))
+    return _flags(methods[name], f"method {name}")
+
+
+def pretrain_flags(settings: dict[str, Any]) -> list[Flag]:
+    """The architecture's settings and the fields of the method that pre-training uses, scratch."""
+    arch = str(settings.get("arch", "biggan"))
+    network = [f for f in _flags(architectures[arch].config_class, f"architecture {arch}") if f.name not in FROM_DATA]
+    return network + _flags(methods["scratch"], "optimisers")
+
+
+def network_names(arch: str) -> set[str]:
+    """Names of the settings that describe a network of architecture `arch`."""
+    return {field.name for field in dataclasses.fields(architectures[arch].config_class)}
+
+
+def owner(name: str) -> str | None:
+    """The methods that have a field `name`, as words; None if none has."""
+    found = [m for m in methods if name in {f.name for f in dataclasses.fields(methods[m])}]
+    return " or ".join(found) or None
+
+
+def _flags(cls: type, group: str) -> list[Flag]:
+    hints, helps = typing.get_type_hints(cls), _attribute_docs(cls)
+    return [
+        Flag(field.name, helps.get(field.name, ""), hints[field.name], field.default, group=group)
+        for field in dataclasses.fields(cls)
+    ]
+
+
+def _attribute_docs(cls: type) -> dict[str, str]:
+    """The entries of the docstring's ``Attributes:`` part: ``a, b: text. c: text.`` -> {a: text, b: text, c: text}."""
+    text = " ".join((inspect.getdoc(cls) or "").partition("Attributes:")[2].split())
+    names = "|".join(sorted((f.name for f in dataclasses.fields(cls)), key=len, reverse=True))
+    entry = re.compile(rf"(?:^|(?<=[.;] ))((?:{names})(?:, (?:{names}))*)(?::| replace)")
+    starts = list(entry.finditer(text))
+    docs = {}
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        begin = start.end() if start[0].endswith(":") else start.end() - len("replace")
+        words = text[begin : following.start() if following else None].strip(" .;")
+        for name in start[1].split(", "):
+            docs[name] = words
+    return docs

@@ -1,0 +1,168 @@
+"""The verb ``sample``: grids, single files and animations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantransfer.cli.screen import say
+from gantransfer.errors import OutputError, UsageError
+
+MILLISECONDS = 60  # per frame of an animation
+CHUNK = 256  # images computed at a time with --single
+WIDEST = 32  # columns of a grid with one row per class
+
+
+def sample(settings: dict[str, Any]) -> None:
+    """``gantransfer sample``."""
+    from gantransfer import api
+
+    ways = [name for name in ("single", "interpolate", "interpolate_latents") if settings.get(name)]
+    if len(ways) > 1:
+        raise UsageError(f"--{ways[0]} and --{ways[1].replace('_', '-')} cannot go together; choose one")
+    _check(settings)
+    out = Path(settings.get("out", {"": "samples.png", "single": "samples"}.get(ways[0] if ways else "", "way.webp")))
+    _check_out(out, ways[0] if ways else "")
+    gan = api.load(settings["model"])
+    classes = _classes(settings.get("classes"), gan.classes)
+    if not ways:
+        _grid(gan, classes, out, settings)
+    elif ways == ["single"]:
+        _files(gan, classes, out, settings)
+    else:
+        _animation(gan, classes, out, settings)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    truncation = settings.get("truncation", 1.0)
+    if not 0 < truncation <= 1:
+        raise UsageError(f"--truncation is {truncation:g}; give more than 0 and at most 1")
+    if len(settings.get("interpolate", ("", ""))) != 2:
+        raise UsageError(f"--interpolate is '{','.join(settings['interpolate'])}'; give two classes, as in A,B")
+    if len(settings.get("interpolate_latents", (0, 1))) < 2:
+        raise UsageError("--interpolate-latents needs at least two seeds, as in 0,1,2")
+
+
+def _check_out(out: Path, way: str) -> None:
+    suffixes = {"": (".png",), "single": (), "interpolate": (".webp",), "interpolate_latents": (".webp",)}[way]
+    if suffixes and out.suffix.lower() not in suffixes:
+        raise UsageError(f"--out is '{out}'; give a name that ends in {suffixes[0]}")
+    if way == "single" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"output '{out}' exists and is not empty; choose another --out")
+    if way != "single" and out.is_dir():
+        raise UsageError(f"output '{out}' is a folder; give a file name, or --single")
+
+
+def _classes(wanted: list[str] | None, names: list[str]) -> list[str | int]:
+    """Names where they are names, else class numbers."""
+    if wanted is None:
+        return list(names)
+    return [int(item) if item not in names and item.isdigit() else item for item in wanted]
+
+
+def _grid(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
+    from gantransfer.sampling import grid
+
+    count = settings.get("count") or min(8 * len(classes), 80)
+    per_class = -(-count // len(classes))
+    columns = settings.get("columns") or (per_class if 1 < len(classes) and per_class <= WIDEST else min(count, 8))
+    labels = [classes[i // per_class] for i in range(count)]
+    images = gan.sample(count, labels, settings.get("seed", 0), settings.get("truncation", 1.0))
+    _write(out, lambda: grid(images, columns, settings.get("scale") or 1).save(out))
+    shown = ", ".join(map(str, classes[:12])) + (", ..." if len(classes) > 12 else "")
+    say(f"{out}: {count} images, {'one row per class' if columns == per_class else f'{per_class} per class'}: {shown}")
+
+
+def _files(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
+    from gantransfer.sampling import class_ids
+
+    count = settings.get("count") or min(8 * len(classes), 80)
+    ids = class_ids(classes, gan.classes, count).tolist()
+    _write(out, lambda: out.mkdir(parents=True, exist_ok=True))
+    # One call for all latents, so that image i does not depend on how many are asked for at a time.
+    images = gan.sample(count, ids, settings.get("seed", 0), settings.get("truncation", 1.0), CHUNK)
+    for number, (image, label) in enumerate(zip(images, ids, strict=True)):
+        name = re.sub(r"[^\w-]", "_", gan.classes[label])
+        file = out / f"{number:05d}-{name}.png"
+        _write(file, lambda image=image, file=file: _picture(image, settings.get("scale") or 1).save(file))
+    say(f"{out}: {count} files")
+
+
+def _animation(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
+    from PIL import Image
+
+    from gantransfer.sampling import grid
+
+    count = settings.get("count") or 8
+    columns = settings.get("columns") or int(np.ceil(np.sqrt(count)))
+    frames: list[Image.Image] = []
+    for images in _stations(gan, classes, count, settings):
+        frames.append(grid(images, columns, settings.get("scale") or 1).convert("RGB"))
+    _write(out, lambda: frames[0].save(out, save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0,
+                                       lossless=True))
+    say(f"{out}: {len(frames)} frames of {count} images")
+
+
+def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str, Any]) -> Iterator[np.ndarray]:
+    """uint8 [count, H, W, C] per frame, there and back again, so that the animation closes."""
+    import torch
+
+    from gantransfer.norm import ClassMixture
+    from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
+
+    generator, seed, truncation = gan.generator, settings.get("seed", 0), settings.get("truncation", 1.0)
+    steps = torch.linspace(0, 1, settings.get("frames") or 24)
+    z_dim = generator.z_dim
+    if settings.get("interpolate"):
+        if not generator.num_classes:
+            raise UsageError("--interpolate needs a model with classes, and this one has none; "
+                             "use --interpolate-latents")
+        a, b = class_ids(_classes(settings["interpolate"], gan.classes), gan.classes, 2).tolist()
+        z = draw_latents(count, z_dim, seed, truncation)
+        for t in [*steps, *steps.flip(0)[1:-1]]:
+            weights = torch.zeros(count, generator.num_classes)
+            weights[:, a] += 1 - t
+            weights[:, b] += t
+            yield channels_last(_generate_mixed(generator, z, ClassMixture(weights)))
+        return
+    seeds = settings["interpolate_latents"]
+    labels = class_ids(classes, gan.classes, count) if generator.num_classes else None
+    stations = [draw_latents(count, z_dim, s, truncation) for s in seeds]
+    for here, there in zip(stations, [*stations[1:], stations[0]], strict=True):
+        for t in steps[:-1]:
+            yield channels_last(generate(generator, _slerp(here, there, float(t)), labels))
+
+
+def _generate_mixed(generator: Any, z: Any, mixture: Any) -> Any:
+    import torch
+
+    from gantransfer.sampling import to_uint8
+
+    with torch.inference_mode():
+        return to_uint8(generator(z, mixture).float())
+
+
+def _slerp(a: Any, b: Any, t: float) -> Any:
+    """The way between two normal latents that keeps their length: cos and sin instead of 1-t and t."""
+    import math
+
+    return math.cos(t * math.pi / 2) * a + math.sin(t * math.pi / 2) * b
+
+
+def _picture(image: np.ndarray, scale: int) -> Any:
+    from gantransfer.sampling import grid
+
+    return grid(image[None], 1, scale, pad=0)
+
+
+def _write(path: Path, action: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        action()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write '{path}' ({reason}); free space or choose another place") from None

@@ -1,0 +1,110 @@
+"""The progress of a run: a bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gantransfer.cli.screen import console, say, silent
+from gantransfer.report.formatting import duration
+
+Event = dict[str, Any]
+LINES = 20  # plain lines of losses in a whole run
+
+
+@contextlib.contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[Event], None]]:
+    """A function that takes the events of `gantransfer.api` and shows them."""
+    screen = console()
+    if quiet or silent():
+        yield lambda event: None
+    elif screen.is_terminal:
+        with _bar(screen) as bar:
+            yield Bar(bar)
+    else:
+        yield Lines()
+
+
+def _bar(screen: Any) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}", style="dim"), TextColumn("{task.fields[distance]}", style="bold"),
+        TextColumn("{task.fields[speed]}", style="dim"), TimeRemainingColumn(), console=screen,
+    )
+
+
+class Bar:
+    """Events onto a rich bar: losses, distance, images/s and time left."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.task: int | None = None
+
+    def __call__(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.bar.console.print(f"run directory: {event['out']}", markup=False)
+            self.task = self.bar.add_task("training", total=event["steps"], completed=event.get("step", 0), losses="",
+                                          distance="", speed="")
+        elif self.task is None or kind in ("message", "rolled back"):
+            self.bar.console.print(_words(event), markup=False)
+        elif kind == "trained":
+            self.bar.update(self.task, completed=event["step"], losses=_losses(event), speed=_speed(event))
+        elif kind == "evaluated":
+            self.bar.update(self.task, completed=event["step"], distance=_distance(event))
+
+
+class Lines:
+    """Events as lines: every evaluation, and the losses at most `LINES` times per run."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.next = 0
+
+    def __call__(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.steps, self.next = event["steps"], event.get("step", 0) + 1
+            say(f"run directory: {event['out']}")
+            say(f"training from step {event.get('step', 0)} to {event['steps']}")
+        elif kind == "trained":
+            if event["step"] >= self.next or event["step"] == self.steps:
+                self.next = event["step"] + max(1, self.steps // LINES)
+                say(f"{self._place(event)}  {_losses(event)}  {_speed(event)}{self._left(event)}")
+        elif kind == "evaluated":
+            say(f"{self._place(event)}  {_distance(event)}")
+        else:
+            say(_words(event))
+
+    def _place(self, event: Event) -> str:
+        return f"step {event['step']:>{len(str(self.steps))}}/{self.steps}"
+
+    def _left(self, event: Event) -> str:
+        if event["step"] >= self.steps or not event["seconds"]:
+            return ""
+        return f"  {duration((self.steps - event['step']) * event['seconds'] / event['step'])} left"
+
+
+def _losses(event: Event) -> str:
+    d = sum(v for k, v in event.items() if k.startswith("D/") and "logits" not in k)
+    g = sum(v for k, v in event.items() if k.startswith("G/") and "logits" not in k)
+    return f"D {d:.2f} G {g:+.2f}"
+
+
+def _distance(event: Event) -> str:
+    if "frechet" not in event:
+        return ""
+    return f"distance {event['frechet']:.3g}" + (" (best so far)" if event.get("best") else "")
+
+
+def _speed(event: Event) -> str:
+    return f"{event.get('images_per_second', 0):.0f} images/s"
+
+
+def _words(event: Event) -> str:
+    if event["event"] == "rolled back":
+        return f"non-finite updates: back to step {event['step']}, at half the learning rate"
+    return str(event.get("text") or " ".join(f"{k}={v}" for k, v in event.items()))

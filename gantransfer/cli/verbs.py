@@ -1,0 +1,215 @@
+"""Every verb: what it is for, examples, and what it takes. The work is done in the modules named by `action`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gantransfer.cli.common import DATA, DATA_PATH, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE
+from gantransfer.cli.flags import JSON, Argument, Flag, Verb
+
+TRAIN, USE, DATASETS, ABOUT = "train", "look and measure", "models and data", "about"
+MODEL = Argument("model", "a run directory, a model directory, a shipped name, or a hub id")
+NEW_MODEL = Flag("out", "new model directory", metavar="DIR")
+
+
+def _method_flags(settings: dict[str, Any]) -> list[Flag]:
+    from gantransfer.cli.fields import method_flags  # imports torch, so only when it is needed
+
+    return method_flags(settings)
+
+
+def _pretrain_flags(settings: dict[str, Any]) -> list[Flag]:
+    from gantransfer.cli.fields import pretrain_flags
+
+    return pretrain_flags(settings)
+
+
+VERBS = (
+    Verb(
+        "demo", "teach the shipped GAN of Latin and Greek letters Cyrillic, in about a minute", "training:demo",
+        ("gantransfer demo", "gantransfer demo --out runs/again --seed 1"),
+        flags=(
+            Flag("out", "run directory (default: runs/demo, or runs/demo-2, ... if that exists)", metavar="DIR"),
+            Flag("steps", "iterations (default: those of the recorded settings)", int | None, low=1),
+            Flag("seed", "of everything random in training", int | None, low=0),
+            Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda")),
+            QUIET,
+        ),
+        chapter=TRAIN,
+    ),
+    Verb(
+        "adapt", "new classes for a pre-trained GAN, from a folder of images", "training:adapt",
+        ("gantransfer adapt --source glyph80-32 --data my-images --out runs/mine",
+         "gantransfer adapt --source glyph80-32 --data cyrillic10 --method bsa --lr 1e-3 --steps 1000 --seed 1",
+         "gantransfer adapt --config runs/mine/config.yaml --out runs/again --seed 1",
+         "gantransfer adapt --source glyph80-32 --data faces.zip --per-class 100 --classes a,b --dry-run"),
+        flags=(
+            SOURCE, DATA_PATH, METHOD, OUT,
+            Flag("dry_run", "print what would be done and write nothing", bool, False),
+            *RUN_FLAGS, QUIET,
+        ),
+        required=("source", "data"), fields=_method_flags,
+        fields_help="settings of the method: gantransfer adapt --method NAME --help", chapter=TRAIN,
+    ),
+    Verb(
+        "pretrain", "train a GAN from random weights, to be a source", "training:pretrain",
+        ("gantransfer pretrain --data glyph100.zip --classes source80 --out runs/source --steps 20000",
+         "gantransfer pretrain --data faces.zip --resolution 64 --z-dim 120 --g-widths 256,256,128,64,32 "
+         "--d-widths 32,64,128,256,256",
+         "gantransfer sample runs/source --out source.png"),
+        flags=(
+            DATA_PATH, Flag("out", "new run directory; the model is in its model/ (default: runs/pretrain-<n>)",
+                            metavar="DIR"),
+            Flag("arch", "architecture", str, "biggan", metavar="NAME"),
+            Flag("name", "of the model, for its card"), *RUN_FLAGS, QUIET,
+        ),
+        required=("data",), fields=_pretrain_flags,
+        fields_help="settings of the network and the optimisers: gantransfer pretrain --arch biggan --help",
+        chapter=TRAIN,
+    ),
+    Verb(
+        "resume", "continue an interrupted run from its newest checkpoint", "training:resume",
+        ("gantransfer resume runs/mine", "gantransfer resume runs/source --quiet"),
+        arguments=(Argument("run", "directory of the run"),), flags=(QUIET,), chapter=TRAIN,
+    ),
+    Verb(
+        "compare", "methods x seeds on one task: a table, curves and pictures; unfinished cells are continued",
+        "measuring:compare",
+        ("gantransfer compare --source glyph80-32 --data cyrillic10 --methods bsa,cgantransfer --seeds 0,1,2 "
+         "--steps 1000 --out runs/compare",
+         "gantransfer compare --source glyph80-32 --data cyrillic10 --methods bsa,cgantransfer "
+         "--fields 'bsa.lr=1e-3 cgantransfer.lr=2e-4' --out runs/rates",
+         "gantransfer compare --config plan.yaml --out runs/plan --jobs 2"),
+        flags=(
+            SOURCE, DATA_PATH, Flag("out", "directory of the comparison; one that exists is continued", metavar="DIR"),
+            Flag("methods", "methods, each a row of the table", list[str], metavar="A,B,C"),
+            Flag("seeds", "one run each", list[int], (0,), metavar="0,1,2"),
+            Flag("fields", "settings of single methods: 'METHOD.NAME=VALUE ...'", metavar="TEXT", repeat=True),
+            Flag("variants", "rows with settings, in a config only: {LABEL: {method: NAME, lr: 0.001, ...}}",
+                 dict, metavar="MAPPING"),
+            Flag("jobs", "runs at a time, each in a process with one thread", int, 1, low=1),
+            *(flag for flag in RUN_FLAGS if flag.name != "seed"), QUIET, JSON,
+        ),
+        required=("source", "data", "out"), chapter=TRAIN,
+    ),
+    Verb(
+        "sample", "pictures: a grid, single files, or a way from one class to another", "pictures:sample",
+        ("gantransfer sample runs/demo --out letters.png",
+         "gantransfer sample glyph80-32 -n 64 --classes A,B,Ω --seed 1 --truncation 0.7 --out grid.png",
+         "gantransfer sample runs/demo -n 1000 --single --out samples",
+         "gantransfer sample glyph80-32 --interpolate A,B --out a-to-b.webp"),
+        arguments=(MODEL,),
+        flags=(
+            Flag("count", "number of images (default: 8 per class, at most 80)", int | None, low=1, short="-n",
+                 metavar="N"),
+            Flag("classes", "classes, by name or number, taken in turn (default: all)", list[str], metavar="A,B,C"),
+            Flag("seed", "same seed, same images", int, 0, low=0),
+            Flag("truncation", "in (0, 1]; smaller is more typical and less varied", float, 1.0, metavar="X"),
+            Flag("out", "file to write: PNG, or WebP for a way (default: samples.png, way.webp); with --single "
+                        "a folder", metavar="PATH"),
+            Flag("single", "one file per image, in a folder", bool, False),
+            Flag("columns", "images per row of the grid (default: one row per class)", int | None, low=1),
+            Flag("scale", "enlarge every pixel so many times", int, 1, low=1),
+            Flag("interpolate", "animate the way between two classes", list[str], metavar="A,B"),
+            Flag("interpolate_latents", "animate the way through the latents of these seeds", list[int],
+                 metavar="0,1,2"),
+            Flag("frames", "of an animation, per way between two stations", int, 24, low=2),
+        ),
+        chapter=USE,
+    ),
+    Verb(
+        "evaluate", "distances between a model's samples and real images", "measuring:evaluate",
+        ("gantransfer evaluate runs/demo --data cyrillic10",
+         "gantransfer evaluate glyph80-32 --data glyph100.zip --classes source80 --metrics frechet,kid --json",
+         "gantransfer evaluate runs/mine --data my-images --features inception:inception.safetensors"),
+        arguments=(MODEL,),
+        flags=(
+            DATA_PATH, *DATA,
+            Flag("metrics", "which (default: all that the features allow)", list[str], metavar="A,B,C"),
+            Flag("features", "what sees the images: glyph-cnn, inception:FILE, dinov2:DIR, clip:DIR", str,
+                 "glyph-cnn", metavar="NAME[:PATH]"),
+            Flag("n_fake", "samples (default: as many as real images, 1000 to 5000)", int | None, low=2),
+            Flag("seed", "of the samples", int, 0, low=0),
+            Flag("part", "which held-out images are the reference", str, "report", ("report", "select")),
+            JSON,
+        ),
+        required=("data",), chapter=USE,
+    ),
+    Verb(
+        "report", "write (again) the HTML report of a run", "measuring:report",
+        ("gantransfer report runs/demo", "gantransfer report runs/demo --json"),
+        arguments=(Argument("run", "directory of the run"),), flags=(JSON,), chapter=USE,
+    ),
+    Verb(
+        "inspect", "what a model, run, adapter or checkpoint file holds", "models:inspect",
+        ("gantransfer inspect glyph80-32", "gantransfer inspect runs/demo", "gantransfer inspect G_ema.pth --json"),
+        arguments=(Argument("path", "model directory, shipped name, run, adapter, or one checkpoint file"),),
+        flags=(JSON,), chapter=USE,
+    ),
+    Verb(
+        "models", "the shipped models", "models:models", ("gantransfer models", "gantransfer models --json"),
+        flags=(JSON,), chapter=DATASETS,
+    ),
+    Verb(
+        "convert", "read another code base's checkpoint into a model directory", "models:convert",
+        ("gantransfer convert --dialect biggan-pytorch --generator G_ema.pth --discriminator D.pth --out biggan",
+         "gantransfer convert --dialect biggan-pytorch --generator G.pth --config config.json --out biggan",
+         "gantransfer inspect biggan"),
+        flags=(
+            Flag("dialect", "biggan-pytorch or cgantransfer", metavar="NAME"),
+            Flag("generator", ".pth or .safetensors file", metavar="FILE"),
+            Flag("discriminator", ".pth or .safetensors file", metavar="FILE"),
+            Flag("config", "the settings that belong to the files, as JSON", metavar="FILE"),
+            Flag("classes", "class names by class number (default: the numbers)", list[str], metavar="A,B,C"),
+            NEW_MODEL,
+        ),
+        required=("dialect", "generator", "out"), layered=False, chapter=DATASETS,
+    ),
+    Verb(
+        "extend", "a model with the old classes, untouched, and those of adapters", "models:extend",
+        ("gantransfer extend glyph80-32 runs/demo --out models/latin-and-cyrillic",
+         "gantransfer extend glyph80-32 runs/one runs/two --rename a=a2 --out models/both"),
+        arguments=(MODEL, Argument("adapters", "run directories or adapter directories", many=True)),
+        flags=(NEW_MODEL, Flag("rename", "new name of an adapter's class that exists already", metavar="OLD=NEW",
+                               repeat=True)),
+        required=("out",), chapter=DATASETS,
+    ),
+    Verb(
+        "merge", "a model of the new classes alone", "models:merge",
+        ("gantransfer merge glyph80-32 runs/demo --out models/cyrillic",
+         "gantransfer sample models/cyrillic --out cyrillic.png"),
+        arguments=(MODEL, Argument("adapter", "run directory or adapter directory")),
+        flags=(NEW_MODEL,), required=("out",), chapter=DATASETS,
+    ),
+    Verb(
+        "data check", "scan images before training: counts, sizes, duplicates, every bad file", "datasets:check",
+        ("gantransfer data check my-images", "gantransfer data check faces.zip --size 32 --per-class 100 --json"),
+        arguments=(Argument("path", "folder, .zip, hf:NAME, or shipped name"),),
+        flags=(
+            Flag("size", "side of the square images in pixels (default: the shortest side)", int | None, low=1),
+            Flag("channels", "1 or 3 (default: 1 if all images are grey)", int | None),
+            *DATA, JSON,
+        ),
+        chapter=DATASETS,
+    ),
+    Verb(
+        "data glyph100", "build the benchmark Glyph-100 from installed fonts", "datasets:glyph100",
+        ("gantransfer data glyph100 --out glyph100.zip",
+         "gantransfer data glyph100 --out source80.zip --classes source80 --faces open"),
+        flags=(
+            Flag("out", "zip file to write", metavar="FILE.zip"),
+            Flag("faces", "all 600 font faces, or those under open licences", str, "all", ("all", "open")),
+            Flag("classes", "letters, or a class set: source80, target20, target10 (default: all 100)", list[str],
+                 metavar="A,B,C"),
+            Flag("size", "side of the images in pixels", int, 32, low=8),
+            Flag("colour", "RGB colour pairs instead of grey", bool, False),
+            JSON,
+        ),
+        required=("out",), chapter=DATASETS,
+    ),
+    Verb(
+        "doctor", "is everything in place: versions, device, extras, shipped files", "about:doctor",
+        ("gantransfer doctor", "gantransfer doctor --json"), flags=(JSON,), chapter=ABOUT,
+    ),
+)
+BY_NAME = {verb.name: verb for verb in VERBS}

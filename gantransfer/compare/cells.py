@@ -1,0 +1,149 @@
+"""Running the cells of a comparison, one after another or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gantransfer.errors import GanTransferError, Interrupted
+
+Report = Callable[[dict[str, Any]], None]
+Outcome = dict[str, Any]
+FINISHED: Outcome = {"status": "finished", "error": "", "exit_code": 0}
+WAITING: Outcome = {"status": "waiting", "error": "not started yet", "exit_code": Interrupted.exit_code}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: its directory and the arguments of `gantransfer.adapt`."""
+
+    name: str
+    label: str
+    method: str
+    seed: int
+    folder: Path
+    call: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+
+def run_all(planned: Sequence[Cell], jobs: int, report: Report) -> dict[str, Outcome]:
+    """The outcome of every cell by name."""
+    missing = [cell for cell in planned if not cell.finished]
+    if len(missing) < len(planned):
+        report(_message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
+    outcomes = {cell.name: dict(FINISHED if cell.finished else WAITING) for cell in planned}
+    run = _one_by_one if jobs == 1 else _in_processes
+    for cell, outcome in run(missing, jobs, report):
+        outcomes[cell.name] = outcome
+        report(_message(f"{cell.name}: {outcome['status']}" + (f" ({outcome['error']})" if outcome["error"] else "")))
+    return outcomes
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"event": "message", "text": text}
+
+
+def run_cell(cell: Cell, report: Report | None = None) -> Outcome:
+    """Start or continue one run; an error becomes its outcome."""
+    from gantransfer import api
+
+    try:
+        if any((cell.folder / "checkpoints").glob("*")):
+            api.resume(cell.folder, progress=report)
+        else:
+            if cell.folder.is_dir():  # stopped before its first checkpoint: nothing to continue from
+                shutil.rmtree(cell.folder)
+            api.adapt(**cell.call, out=cell.folder, progress=report)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return {"status": "interrupted", "error": str(error), "exit_code": Interrupted.exit_code}
+    except GanTransferError as error:
+        return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
+    except Exception as error:  # a bug in one method shall not cost the others' hours
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}
+    return dict(FINISHED)
+
+
+def _one_by_one(missing: Sequence[Cell], jobs: int, report: Report) -> Any:
+    for number, cell in enumerate(missing, 1):
+        report(_message(f"{cell.name}, {number} of {len(missing)}"))
+        outcome = run_cell(cell, report)
+        yield cell, outcome
+        if outcome["status"] == "interrupted":
+            return
+
+
+def _in_processes(missing: Sequence[Cell], jobs: int, report: Report) -> Any:
+    context = multiprocessing.get_context("spawn")
+    waiting = list(missing)
+    running: dict[int, tuple[Cell, Any, Any]] = {}  # by sentinel
+    with _terminate_as_interrupt():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    receive, send = context.Pipe(duplex=False)
+                    process = context.Process(target=_child, args=(cell, send), name=cell.name)
+                    process.start()
+                    send.close()
+                    running[process.sentinel] = (cell, process, receive)
+                    report(_message(f"{cell.name}: started"))
+                for sentinel in multiprocessing.connection.wait(list(running)):
+                    yield _collect(*running.pop(int(sentinel)))
+        except KeyboardInterrupt:
+            for _, process, _ in running.values():
+                process.terminate()  # the trainer finishes its step and saves
+            for entry in running.values():
+                yield _collect(*entry)
+
+
+def _collect(cell: Cell, process: Any, receive: Any) -> tuple[Cell, Outcome]:
+    try:
+        outcome = receive.recv()
+    except EOFError:
+        outcome = {"status": "failed", "error": "its process ended without a word", "exit_code": 1}
+    process.join()
+    if process.exitcode == -signal.SIGTERM:
+        outcome = {"status": "interrupted", "error": "", "exit_code": Interrupted.exit_code}
+    return cell, outcome
+
+
+def _child(cell: Cell, send: Any) -> None:
+    """Body of a worker process."""
+    import warnings
+
+    import torch
+
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C goes to the parent alone, which passes it on once
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    send.send(run_cell(cell))
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Any:
+    """SIGTERM to the parent stops the workers like Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        old = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
