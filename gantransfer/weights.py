@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     blob = path.read_bytes()
     is_zip, is_old_pickle = blob[:4] == b"PK\x03\x04", blob[:1] == b"\x80"
     if is_zip or is_old_pickle:
-        tensors = _state_dict(_unpickle(path), path)
+        tensors = _state_dict(_unpickle(blob, path), path)
     else:
         try:
             tensors = load_safetensors(blob)
@@ -47,9 +48,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _unpickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _unpickle(blob: bytes, path: Path) -> Any:
+    try:  # not from the path: torch.load goes by the suffix where it is .safetensors
+        return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean 'not loadable safely'
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

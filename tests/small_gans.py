@@ -36,7 +36,7 @@ def disturb(net: nn.Module, seed: int) -> None:
 
 def small_gan(kind: str = "table", *, critic: bool = True, seed: int = 0, **changes: Any) -> GAN:
     """A GAN of `KINDS[kind]` with 4 classes, in eval mode."""
-    config = BigGAN.tiny(**KINDS[kind], **changes)
+    config = BigGAN.tiny(**{**KINDS[kind], **changes})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         generator = build_generator(config)
