@@ -31,8 +31,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"weights file '{path}' does not exist; check the path")
     blob = path.read_bytes()
-    is_zip, is_old_pickle = blob[:4] == b"PK\x03\x04", blob[:1] == b"\x80"
-    if is_zip or is_old_pickle:
+    # A safetensors file starts with its header's length, whose first byte may be a pickle's; its JSON follows.
+    is_safetensors = blob[8:9] == b"{"
+    is_pickle = blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80"
+    if is_pickle and not is_safetensors:
         tensors = _state_dict(_unpickle(blob, path), path)
     else:
         try:
@@ -52,7 +54,9 @@ def _unpickle(blob: bytes, path: Path) -> Any:
     try:  # not from the path: torch.load goes by the suffix where it is .safetensors
         return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean 'not loadable safely'
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # torch's own text goes on to recommend loading without the safety; do not repeat that.
+        unsafe = "weights" in str(error).lower() and "only" in str(error).lower()
+        reason = "it holds more than tensors" if unsafe else f"it is damaged: {type(error).__name__}"
         raise ModelError(
             f"'{path}' is not a safe, whole checkpoint and was not executed ({reason}); "
             "re-save its tensors with safetensors"

@@ -171,3 +171,12 @@ def test_loading_strictly() -> None:
         load_strictly(layer, {"weight": torch.zeros(3, 2), "c": torch.zeros(1)}, "'f'")
     load_strictly(layer, {"weight": torch.ones(2, 2), "bias": torch.ones(2)}, "'f'")
     assert torch.equal(layer.weight, torch.ones(2, 2))
+
+
+def test_a_safetensors_file_whose_first_byte_is_a_pickles(tmp_path: Path) -> None:
+    """The first byte is the low byte of the header's length, which can be 0x80 or, with 'K' after it, b"PK"."""
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    header += b" " * (0x80 - len(header))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00\x00\x80\x3f")
+    assert read_tensors(path)["x"].item() == 1.0
