@@ -62,7 +62,9 @@ def gradient_penalty(
 ) -> Tensor:
     """E[(|dD/dx| - 1)^2] at random points between real and fake images (Gulrajani et al., eq. 3)."""
     a = torch.rand(len(real), 1, 1, 1, generator=rng).to(real)
-    return (gradient_square_norm(critic, real + a * (fake - real), labels).sqrt() - 1).square().mean()
+    square = gradient_square_norm(critic, real + a * (fake - real), labels)
+    # A critic that is flat at one image (all its units off) must not make the whole batch's gradient NaN.
+    return (square.clamp_min(1e-24).sqrt() - 1).square().mean()
 
 
 @dataclass(frozen=True)
