@@ -17,10 +17,12 @@ from gantransfer.config import from_mapping
 from gantransfer.data import ImageData
 from gantransfer.defaults import Training
 from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
+from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
 from gantransfer.pictures import class_grid, real_grid
 from gantransfer.registry import methods
 from gantransfer.sampling import sampler
+from gantransfer.shipped import data_names
 from gantransfer.sources import GAN, shipped_models
 from gantransfer.trainer import Hooks
 from gantransfer.weights import read_tensors
@@ -78,14 +80,12 @@ def adapt(
         UsageError, ModelError, DataError: checked in that order, before anything is written.
         DivergedError, OutputError, Interrupted: during training; everything up to there is kept.
     """
-    training, fields = _split_settings(settings, method)
-    runs.make_method(method, fields)
+    training, fields = _split_settings(settings, method, "adapt")
+    measure = _measure(evaluate, features, n_fake, track)
     folder = _out(out, method)
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
-    job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training,
-               _measure(evaluate, features, n_fake, track))
-    runs.create_directory(folder)
+    job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
     return _train(job, gan, images, folder, progress, new=True)
 
 
@@ -101,8 +101,8 @@ def pretrain(
         network: settings of the architecture; number of classes, size and channels come from the data.
         name: of the model, for its card. Others: as in `adapt`; the method's fields are scratch's.
     """
-    training, fields = _split_settings(settings, "scratch")
-    runs.make_method("scratch", fields)
+    training, fields = _split_settings(settings, "scratch", "pretrain")
+    measure = _measure(evaluate, features, n_fake, track)
     folder = _out(out, "pretrain")
     network = dict(network or {})
     options = {"size": network.get("resolution", 32), "channels": network.get("channels"), **(data_options or {})}
@@ -110,16 +110,22 @@ def pretrain(
     network |= {"resolution": images.size, "channels": images.channels,
                 "num_classes": len(images.classes) if images.labelled else 0}
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
-    job = _job("pretrain", "", images, "scratch", fields, training, _measure(evaluate, features, n_fake, track))
+    job = _job("pretrain", "", images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
-    runs.create_directory(folder)
     return _train(job, gan, images, folder, progress, new=True)
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
-    """Continue an interrupted run from its newest checkpoint; a finished one is returned as it is."""
+    """Continue an interrupted run from its newest checkpoint; a finished one is returned as it is.
+
+    Raises:
+        ModelError: no run, no whole checkpoint. UsageError: ``config.yaml``, source or images are no longer those
+            the run was started with; only ``train.steps`` may grow, also for a finished run.
+    """
     folder = Path(path)
     job = runs.Job.from_config(runs.read_config(folder))
+    if runs.finished(folder, job):
+        return load_run(folder)
     gan, images = _job_source(job, folder), ImageData(**job.data)
     return _train(job, gan, images, folder, progress, new=False)
 
@@ -132,8 +138,7 @@ def plan(
     initialised, and how many parameters each group trains. Nothing is written."""
     for unused in ("features", "n_fake", "evaluate", "track", "progress", "out"):
         settings.pop(unused, None)
-    training, fields = _split_settings(settings, method)
-    runs.make_method(method, fields)
+    training, fields = _split_settings(settings, method, "adapt")
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
@@ -143,8 +148,9 @@ def plan(
             "generator_parameters": runs.count_parameters(gan.generator), "images": len(images)}
 
 
-def _split_settings(settings: Mapping[str, Any], method: str) -> tuple[Training, dict[str, Any]]:
-    """Training settings and the method's fields; anything else is refused with the nearest name."""
+def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple[Training, dict[str, Any]]:
+    """Training settings and the method's fields; anything else is refused with the nearest name, and so are
+    values that no data could make right."""
     own = methods[method].__dataclass_fields__
     training = from_mapping(Training, {k: v for k, v in settings.items() if k in _TRAINING}, "training")
     fields = {k: v for k, v in settings.items() if k not in _TRAINING}
@@ -155,6 +161,8 @@ def _split_settings(settings: Mapping[str, Any], method: str) -> tuple[Training,
             hint = f" (method '{owner}' has it)" if owner else ""
             raise UsageError(f"method '{method}' has no setting '{key}'{hint}{did_you_mean(key, names)}; "
                              f"have: {', '.join(own)}")
+    runs.make_method(method, fields)
+    training.resolve(100, kind)
     return training, fields
 
 
@@ -186,6 +194,12 @@ def _images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan
 
 
 def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> dict[str, Any]:
+    """How a run measures and where it reports, checked."""
+    runs.check_trackers(track)
+    if evaluate:
+        load_features(features)
+        if n_fake is not None and n_fake < 2:
+            raise UsageError(f"n_fake={n_fake} generated images cannot be measured; take at least 2, better 1000")
     measure: dict[str, Any] = {"features": features, "n_fake": n_fake} if evaluate else {}
     return {**measure, "track": track} if track else measure
 
@@ -194,7 +208,10 @@ def _job(kind: str, source: str, images: ImageData, method: str, fields: dict[st
          measure: dict[str, Any]) -> runs.Job:
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, fields))
-    return runs.Job(kind, source, dict(images.settings), method, full, loss, schedule, measure,
+    data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
+    if data["path"] not in data_names() and place.exists():
+        data["path"] = str(place.resolve())  # resuming works from any directory
+    return runs.Job(kind, source, data, method, full, loss, schedule, measure,
                     command=runs.command_line())
 
 
@@ -218,8 +235,6 @@ def _job_source(job: runs.Job, folder: Path) -> GAN:
 
 
 def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool) -> Run:
-    if not new and (folder / "result.json").is_file():
-        return load_run(folder)
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
@@ -227,7 +242,11 @@ def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: P
         report=_reporter(job, folder, progress),
     )
     parts = runs.assemble(job, folder, gan, images, hooks)
-    if parts.trainer.rank == 0 and new:
+    trainer = parts.trainer
+    if new:
+        trainer.processes.wait()  # every process has seen that nothing was there
+    if trainer.rank == 0 and new:
+        runs.create_directory(folder)
         if job.kind == "adapt" and job.source == str(folder / "source"):
             gan.save_pretrained(folder / "source")
         runs.write_records(parts, folder)
@@ -235,18 +254,21 @@ def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: P
         (folder / "samples" / "classes.json").write_text(json.dumps(grid_info, ensure_ascii=False), encoding="utf-8")
         real_grid(images, folder / "samples" / "real.png")
     if not new:
-        parts.trainer.restore()
-    hooks.report({"event": "start", "steps": job.schedule.steps, "step": parts.trainer.progress.step,
-                  "out": str(folder), "plan": list(parts.trainer.plan.notes)})
-    parts.trainer.run()
+        trainer.restore()
+    if trainer.rank == 0:
+        hooks.report({"event": "start", "steps": job.schedule.steps, "step": trainer.progress.step,
+                      "out": str(folder), "plan": list(trainer.plan.notes)})
+    trainer.run()
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)
 
 
 def _reporter(job: runs.Job, folder: Path, progress: Progress | None) -> Progress:
-    trackers = runs.open_trackers(job.measure.get("track", ""), folder)
+    trackers: list[Any] = []
 
     def report(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            trackers.extend(runs.open_trackers(job.measure.get("track", ""), folder))
         numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
         for tracker in trackers:
             if event["event"] in ("trained", "evaluated"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -21,12 +22,13 @@ from torch import nn
 import gantransfer.methods  # noqa: F401  (registers the methods)
 from gantransfer.config import from_mapping, read_yaml
 from gantransfer.data import ImageData
-from gantransfer.errors import ModelError, OutputError, UsageError
+from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Method, Target
 from gantransfer.registry import architectures, methods
 from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
+from gantransfer.weights import read_json
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_yaml(file)
 
 
+def finished(out: Path, job: Job) -> bool:
+    """Whether the run in `out` has done all that `job` asks for."""
+    if not (out / "result.json").is_file():
+        return False
+    return int(read_json(out / "result.json").get("steps", 0)) >= job.schedule.steps
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a ``.jsonl`` file; empty if it is absent."""
     if not path.is_file():
@@ -203,25 +212,32 @@ def command_line() -> str:
     return shlex.join([program, *sys.argv[1:]]) if program == "gantransfer" else ""
 
 
-def open_trackers(names: str, folder: Path) -> list[Any]:
-    """accelerate's trackers for a comma list of "tensorboard" and "wandb" (UsageError if not installed)."""
-    from accelerate import PartialState, tracking
+TRACKERS = {"tensorboard": ("TensorBoardTracker", "tb"), "wandb": ("WandBTracker", "wandb")}
 
-    kinds = {"tensorboard": ("TensorBoardTracker", "tb"), "wandb": ("WandBTracker", "wandb")}
+
+def check_trackers(names: str) -> list[str]:
+    """The trackers of a comma list, known and installed (UsageError otherwise)."""
+    chosen = [n.strip() for n in names.split(",") if n.strip()]
+    for name in chosen:
+        if name not in TRACKERS:
+            raise UsageError(f"tracker '{name}' does not exist{did_you_mean(name, TRACKERS)}; "
+                             f"have: {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"tracker '{name}' is not installed: pip install 'gantransfer[{TRACKERS[name][1]}]'")
+    return chosen
+
+
+def open_trackers(names: str, folder: Path) -> list[Any]:
+    """accelerate's trackers for a comma list of "tensorboard" and "wandb"."""
+    from accelerate import tracking
+
     opened = []
-    for name in filter(None, (n.strip() for n in names.split(","))):
-        if name not in kinds:
-            raise UsageError(f"tracker '{name}' does not exist; have: {', '.join(kinds)}")
-        kind, extra = kinds[name]
-        PartialState()
-        try:
-            options = {"logging_dir": str(folder)} if name == "tensorboard" else {}
-            tracker = getattr(tracking, kind)(folder.name if name == "wandb" else "tensorboard", **options)
-            if hasattr(tracker, "start"):
-                tracker.start()
-            opened.append(tracker)
-        except (ImportError, NameError):
-            raise UsageError(f"tracker '{name}' is not installed: pip install 'gantransfer[{extra}]'") from None
+    for name in check_trackers(names):
+        options = {"logging_dir": str(folder)} if name == "tensorboard" else {}
+        tracker = getattr(tracking, TRACKERS[name][0])(folder.name if name == "wandb" else "tensorboard", **options)
+        if hasattr(tracker, "start"):
+            tracker.start()
+        opened.append(tracker)
     return opened
 
 

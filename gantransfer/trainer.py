@@ -38,8 +38,10 @@ def _ramped_ema(schedule: Schedule) -> Callable[[list[Tensor], list[Tensor], Ten
             decay = 0.0
         else:  # a copied start needs no ramp (BigGAN's way: copy, then one constant decay)
             decay = schedule.ema_decay if schedule.ema_start else min(schedule.ema_decay, (1 + t) / (10 + t))
-        pairs = [(a, c) for a, c in zip(averages, currents, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in pairs], [c for _, c in pairs], 1 - decay)
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, currents, 1 - decay)
+        else:  # counters; PyTorch calls this once per dtype
+            torch._foreach_copy_(averages, currents)
 
     return update
 

@@ -7,7 +7,6 @@ stand in `VARIANTS`, pairs that make no sense in `REFUSED`.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,12 +15,23 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import NETWORKS, Crash, assemble, break_at, identity_of, make_data, make_source, moved, same, snapshot
+from tiny import (
+    NETWORKS,
+    Crash,
+    assemble,
+    assert_same_runs,
+    break_at,
+    identity_of,
+    make_data,
+    make_source,
+    moved,
+    same,
+    snapshot,
+)
 from torch import Tensor, nn
 
 from gantransfer import api
 from gantransfer.adapter import save_adapter
-from gantransfer.checkpoint import load_checkpoint
 from gantransfer.data import ImageData
 from gantransfer.errors import GanTransferError, Interrupted, ModelError, UsageError
 from gantransfer.layers import SpectralNorm
@@ -331,25 +341,6 @@ def test_merging_gives_the_same_images_from_plain_modules(trained: Trained, tmp_
 # One graceful stop between checkpoints (which writes one), one at a checkpoint, one loss of power between them;
 # all but the plainest network with a method's defaults are broken off once, the last way.
 BREAKS = [(1, "stop"), (4, "stop"), (3, "crash")]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "images_per_second")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in path.read_text().splitlines()]
-
-
-def _everything(out: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any], list[Any]]:
-    """The whole state at a run's end: tensors, counters, and both logs; times left out."""
-    tensors, meta = load_checkpoint(out / "checkpoints")
-    meta["progress"].pop("seconds")
-    if meta["progress"]["best"]:
-        meta["progress"]["best"].pop("seconds")
-    return tensors, meta, _lines(out / "metrics.jsonl"), _lines(out / "stats.jsonl")
-
-
-def assert_same_runs(a: Path, b: Path) -> None:
-    for one, other in zip(_everything(a), _everything(b), strict=True):
-        assert same(one, other)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(trained: Trained, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from picture_files import noise, png, tree
 from torch import Tensor, nn
 
 from gantransfer import runs
+from gantransfer.checkpoint import load_checkpoint
 from gantransfer.data import ImageData
 from gantransfer.losses import AdversarialLoss
 from gantransfer.networks.biggan import BigGAN, build_discriminator, build_generator
@@ -143,3 +145,22 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(functools.partial(same), a, b))
     return a == b
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in path.read_text().splitlines()]
+
+
+def _everything(out: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any], list[Any]]:
+    """The whole state at a run's end: tensors, counters, and both logs; times left out."""
+    tensors, meta = load_checkpoint(out / "checkpoints")
+    meta["progress"].pop("seconds")
+    if meta["progress"]["best"]:
+        meta["progress"]["best"].pop("seconds")
+    return tensors, meta, _lines(out / "metrics.jsonl"), _lines(out / "stats.jsonl")
+
+
+def assert_same_runs(a: Path, b: Path) -> None:
+    for one, other in zip(_everything(a), _everything(b), strict=True):
+        assert same(one, other)
