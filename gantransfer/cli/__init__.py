@@ -11,6 +11,7 @@ import errno
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from gantransfer.cli.flags import Verb
@@ -126,11 +127,15 @@ def _fail(text: str, code: int, label: str = "error") -> int:
     """Say what happened in one line; returns `code`."""
     from gantransfer.cli.screen import silent
 
-    if not silent():
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        text = " ".join(text.split()).removeprefix("stopped ")
-        print(f"{label}: {text}", file=sys.stderr, flush=True)
+    if silent():
+        # The first of several processes most likely fails alike and says so, whereupon we are terminated. If it
+        # does not, this process alone knows what is wrong.
+        time.sleep(5)
+        label = f"{label} (process {os.environ.get('RANK')})"
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    text = " ".join(text.split()).removeprefix("stopped ")
+    print(f"{label}: {text}", file=sys.stderr, flush=True)
     return code
 
 

@@ -11,6 +11,7 @@ from gantransfer.cli.screen import note, say, say_json, shown, table
 from gantransfer.errors import UsageError
 
 Settings = dict[str, Any]
+INTERRUPTED = 130
 
 
 def evaluate(settings: Settings) -> None:
@@ -64,7 +65,7 @@ def report(settings: Settings) -> None:
 
 
 def compare(settings: Settings) -> int:
-    """``gantransfer compare``; the exit code is that of the first cell that failed."""
+    """``gantransfer compare``; the exit code is that of the first cell that failed, or 130."""
     from gantransfer import compare as comparing
 
     as_json, quiet = settings.pop("json", False), settings.pop("quiet", False)
@@ -76,7 +77,8 @@ def compare(settings: Settings) -> int:
         say_json(outcome)
     else:
         _print_outcome(outcome)
-    return next((cell["exit_code"] for cell in outcome["cells"] if cell["status"] != "finished"), 0)
+    codes = [cell["exit_code"] for cell in outcome["cells"] if cell["status"] != "finished"]
+    return INTERRUPTED if INTERRUPTED in codes else next(iter(codes), 0)
 
 
 def _plan(settings: Settings) -> Any:
@@ -137,9 +139,9 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
     rows = []
     for row in outcome["rows"]:
         spread = "" if row["distance_spread"] is None else f" ± {shown(row['distance_spread'])}"
-        rows.append((row["label"], f"{row['finished']}/{row['seeds']}",
+        rows.append((row["label"], f"{row['finished']}/{row['seeds']}", shown(row["before"]),
                      f"{shown(row['distance'])}{spread}", shown(row["best_step"]), shown(row["seconds"])))
-    table(("", "runs", "distance", "best at iteration", "seconds"), rows)
+    table(("", "runs", "before", "distance", "best at iteration", "seconds"), rows)
     say(f"mean ± standard deviation over seeds; {outcome['protocol'] or 'not measured'}")
     for cell in outcome["cells"]:
         if cell["status"] != "finished":

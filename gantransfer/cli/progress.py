@@ -46,11 +46,11 @@ class Bar:
     def __call__(self, event: Event) -> None:
         kind = event["event"]
         if kind == "start":
-            self.bar.console.print(f"run directory: {event['out']}", markup=False)
+            self.bar.console.print(f"run directory: {event['out']}", markup=False, highlight=False)
             self.task = self.bar.add_task("training", total=event["steps"], completed=event.get("step", 0), losses="",
                                           distance="", speed="")
         elif self.task is None or kind in ("message", "rolled back"):
-            self.bar.console.print(_words(event), markup=False)
+            self.bar.console.print(_words(event), markup=False, highlight=False)
         elif kind == "trained":
             self.bar.update(self.task, completed=event["step"], losses=_losses(event), speed=_speed(event))
         elif kind == "evaluated":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ def _check(settings: Settings) -> None:
 
     from gantransfer.features import load_features
 
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "out" not in settings:
+        raise UsageError("a run over several processes needs --out, so that all of them mean the same directory")
     if settings.get("device") == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device is 'cuda', but PyTorch finds no GPU here; use auto or cpu")
     tracker = settings.get("track")
