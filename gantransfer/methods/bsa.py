@@ -24,6 +24,7 @@ from gantransfer.extension import (
     frozen_layers,
     mixing_rows,
     noise_parameters,
+    seeded,
     source_rows,
     target_critic,
 )
@@ -65,7 +66,8 @@ class BSA:
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator, its class tables replaced by the target's."""
         source = conditional_source(sources, target, "bsa")
-        generator = source.generator.with_class_tables(target.num_classes)
+        with seeded(self.init_seed):
+            generator = source.generator.with_class_tables(target.num_classes)
         if self.init != "scratch":
             for name, (scales, shifts) in source_rows(source.generator).items():
                 norm = generator.get_submodule(name)

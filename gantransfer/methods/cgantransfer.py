@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gantransfer.errors import UsageError
 from gantransfer.extension import (
     FROZEN,
     check_choices,
@@ -104,11 +105,17 @@ class CGANTransfer:
 
     def __post_init__(self) -> None:
         check_choices(self, {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("mean", "sum"), **FROZEN})
+        if self.shared_scores and self.parametrisation in OFFICIAL:
+            raise UsageError(f"shared_scores is not part of parametrisation '{self.parametrisation}', whose layers "
+                             f"have their own scores; use one of {', '.join(PARAMETRISATIONS)}")
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator, its class tables replaced by empty ones for the target: what an adapter fills."""
         source = conditional_source(sources, target, "cgantransfer")
-        return source.generator.with_class_tables(target.num_classes)
+        if self.parametrisation in OFFICIAL:
+            _check_flavour(self.parametrisation, source)
+        with seeded(self.init_seed):
+            return source.generator.with_class_tables(target.num_classes)
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """Scores, prior, residuals, noise projections and the whole critic; then the fine-tuning stage."""
@@ -151,6 +158,10 @@ class CGANTransfer:
                 generator, source.generator.num_classes, spectral=self.parametrisation == OFFICIAL[0]
             )
             start_official_propagation(generator, source.generator)
+            if not self.residuals:
+                with torch.no_grad():
+                    for residual in _residuals(generator):
+                        residual.zero_()
             return
         shared: dict[bool, nn.Parameter] = {}
         for name, rows in source_rows(source.generator).items():
@@ -222,6 +233,18 @@ class CGANTransfer:
             return terms
 
         return penalties
+
+
+def _check_flavour(flavour: str, source: Source) -> None:
+    """The published code's two copies know one kind of source each (UsageError for any other)."""
+    affine, hierarchical = source.config.get("class_affine"), source.config.get("hierarchical")
+    fits = {("shared", True): OFFICIAL[0], ("table", False): OFFICIAL[1]}.get((affine, hierarchical))
+    if source.config.get("extensions"):
+        raise UsageError(f"parametrisation '{flavour}' knows no extended source; use the base model, or 'centred'")
+    if fits != flavour:
+        noise = "hierarchical" if hierarchical else "plain"
+        raise UsageError(f"parametrisation '{flavour}' does not fit a source with class affine '{affine}' and "
+                         f"{noise} z; use {f'{fits!r} or ' if fits else ''}'centred'")
 
 
 def _score_tensors(layer: nn.Module) -> list[nn.Parameter]:
