@@ -7,19 +7,32 @@ construction, and refuses any other source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from gantransfer.errors import ModelError, UsageError
+from gantransfer.config import from_mapping
+from gantransfer.errors import ModelError, UsageError, did_you_mean
 from gantransfer.plan import Method, Target
+from gantransfer.registry import methods
 from gantransfer.sources import GAN
-from gantransfer.weights import load_strictly, read_json, read_tensors, tensor_sha256, write_json, write_tensors
+from gantransfer.weights import (
+    load_strictly,
+    read_json,
+    read_tensors,
+    tensor_sha256,
+    tensors_sha256,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 FORMAT_VERSION = 1
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ def save_adapter(folder: Path, generator: nn.Module, source: GAN, source_name: s
             own[key] = tensor
         else:
             from_source[key] = place
-    size = write_tensors(own, folder / "adapter_model.safetensors")
+    size = write_tensors(own, folder / WEIGHTS)
     meta = {
         "format_version": FORMAT_VERSION,
         "method": name,
@@ -67,9 +80,10 @@ def save_adapter(folder: Path, generator: nn.Module, source: GAN, source_name: s
         "classes": list(target.classes),
         "target": asdict(target),
         "from_source": from_source,
+        "tensors_sha256": tensors_sha256(own),
     }
     write_json(meta, folder / "adapter_config.json")
-    (folder / "README.md").write_text(_card(meta, size), encoding="utf-8")
+    write_text(_card(meta, size), folder / "README.md")
     rows = sum(t.numel() * t.element_size() for k, t in own.items() if _is_class_table(generator, k))
     everything = sum(t.numel() * t.element_size() for t in own.values())
     classes = max(target.num_classes, 1)
@@ -106,11 +120,20 @@ def read_adapter(folder: str | Path) -> Adapter:
         if meta["format_version"] > FORMAT_VERSION:
             raise ModelError(f"'{folder}' has format_version {meta['format_version']}, this gantransfer reads up to "
                              f"{FORMAT_VERSION}; upgrade gantransfer")
-        target = Target(**{**meta["target"], "classes": tuple(meta["target"]["classes"])})
-        return Adapter(folder, meta["method"], meta["fields"], meta["source_sha256"], meta["source"], target,
-                       read_tensors(folder / "adapter_model.safetensors"), meta["from_source"])
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"'{folder / 'adapter_config.json'}' is incomplete ({error}); export it again") from None
+        target = Target(**{**meta["target"], "classes": tuple(map(str, meta["target"]["classes"]))})
+        places = {str(k): str(v) for k, v in meta["from_source"].items()}
+        adapter = Adapter(folder, str(meta["method"]), dict(meta["fields"]), str(meta["source_sha256"]),
+                          str(meta["source"]), target, read_tensors(folder / WEIGHTS), places)
+        expected = meta.get("tensors_sha256")
+    except ModelError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"'{folder / 'adapter_config.json'}' is incomplete or wrong ({error}); "
+                         "export it again") from None
+    if expected not in (None, tensors_sha256(adapter.tensors)):
+        raise ModelError(f"the tensors in '{folder / WEIGHTS}' are not those adapter_config.json names; restore the "
+                         "files or export the adapter again")
+    return adapter
 
 
 def source_state(gan: GAN, adapter: Adapter) -> dict[str, Tensor]:
@@ -137,39 +160,64 @@ def full_state(gan: GAN, adapter: Adapter) -> dict[str, Tensor]:
     return {**{key: source[place] for key, place in adapter.from_source.items()}, **adapter.tensors}
 
 
-def rebuild(gan: GAN, adapter: Adapter, method: Method) -> nn.Module:
+def rebuild(gan: GAN, adapter: Adapter) -> nn.Module:
     """The adapted generator, in eval mode, bit-identical to the one that was saved."""
     state = full_state(gan, adapter)
+    try:
+        method: Method = from_mapping(methods[adapter.method], adapter.fields, f"method {adapter.method}")
+    except UsageError as error:
+        raise ModelError(f"adapter '{adapter.path}' was made in a way unknown here ({error}); upgrade gantransfer or "
+                         "export it again") from None
     base = gan if adapter.source_sha256 == gan.sha256 else GAN(gan.generator.base(), gan.discriminator)
     generator = method.reshape([base], adapter.target)
     load_strictly(generator, state, f"adapter '{adapter.path}'")
     return generator.eval()
 
 
-def extend(gan: GAN, adapter: Adapter, rename: Mapping[str, str] | None = None) -> GAN:
-    """A GAN with the old classes, bit-identical in any batch, and the adapter's after them.
+def new_names(gan: GAN, adapters: Sequence[Adapter], rename: Mapping[str, str]) -> list[list[str]]:
+    """The class names that each of `adapters` brings, in order. A name of `rename` that exists when its adapter's
+    turn comes is replaced there alone; one that exists nowhere else is simply replaced.
+
+    Raises:
+        UsageError: a class name twice, or one to rename that no adapter has.
+    """
+    count = Counter(c for adapter in adapters for c in adapter.target.classes)
+    for name in rename:
+        if name not in count:
+            raise UsageError(f"no adapter has a class '{name}' to rename{did_you_mean(name, count)}; "
+                             f"have: {', '.join(count)}")
+    taken, found = list(gan.classes), []
+    for adapter in adapters:
+        names = []
+        for name in adapter.target.classes:
+            alone = count[name] == 1 and name not in gan.classes
+            new = rename.get(name, name) if alone or name in taken else name
+            if new in taken:
+                raise UsageError(f"class '{new}' of adapter '{adapter.path}' exists already; rename it with "
+                                 f"--rename {name}=NEW")
+            taken.append(new)
+            names.append(new)
+        found.append(names)
+    return found
+
+
+def extend(gan: GAN, adapter: Adapter, names: Sequence[str]) -> GAN:
+    """A GAN with the old classes, bit-identical in any batch, and the adapter's, called `names`, after them.
 
     Raises:
         ModelError: another source, or an adapter that changed weights the old classes use.
-        UsageError: a class name that exists already.
     """
     state = full_state(gan, adapter)
-    names = [name for name, _ in gan.generator.norms()]
-    owned = tuple(f"{name}." for name in names)
+    owned = tuple(f"{name}." for name, _ in gan.generator.norms())
     shared = [key for key in adapter.tensors if not key.startswith(owned)]
     if shared:
         raise ModelError(f"adapter '{adapter.path}' (method {adapter.method}) changed {len(shared)} tensors that old "
                          f"classes use (first: {shared[0]}), so they could not stay untouched; use merge instead")
-    classes = [(rename or {}).get(c, c) for c in adapter.target.classes]
-    twice = sorted(set(classes) & set(gan.classes))
-    if twice:
-        raise UsageError(f"class '{twice[0]}' exists already ({len(twice)} such); rename it with "
-                         f"--rename {twice[0]}=NEW")
-    norms = gan.generator.adapter_norms(len(classes))
+    norms = gan.generator.adapter_norms(len(names))
     for name, norm in norms.items():
         part = {key[len(name) + 1 :]: tensor for key, tensor in state.items() if key.startswith(name + ".")}
         load_strictly(norm, part, f"adapter '{adapter.path}', {name}")
-    generator = gan.generator.extended(norms, len(classes))
+    generator = gan.generator.extended(norms, len(names))
     card = {**gan.card, "extended_by": [*gan.card.get("extended_by", []), adapter.method]}
-    return GAN(generator, gan.discriminator, arch=gan.arch, classes=[*gan.classes, *classes],
+    return GAN(generator, gan.discriminator, arch=gan.arch, classes=[*gan.classes, *names],
                base_sha256=gan.base_sha256, card=card)

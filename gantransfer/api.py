@@ -316,7 +316,7 @@ def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
         ModelError: the adapter belongs to another source, or is damaged.
     """
     gan, loaded = _gan(gan), adapters.read_adapter(adapter)
-    generator = adapters.rebuild(gan, loaded, runs.make_method(loaded.method, loaded.fields))
+    generator = adapters.rebuild(gan, loaded)
     card = {"name": f"{loaded.source_name} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
     return GAN(generator, arch=gan.arch, classes=list(loaded.target.classes) or None, card=card)
 
@@ -325,13 +325,18 @@ def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str
     """`gan` with the classes of one or more adapters added; old classes are bit-identical in any batch.
 
     Args:
-        rename: new names for adapters' classes that exist already.
+        rename: new names for adapters' classes that exist already, in `gan` or in an adapter before theirs.
+
+    Raises:
+        UsageError: a class name twice; no adapter. ModelError: an adapter of another source, a damaged one, or one
+            that changed weights which the old classes use (`merge` takes it).
     """
     extended = _gan(gan)
     if not adapter_dirs:
         raise UsageError("no adapter was given; name at least one run directory or adapter directory")
-    for folder in adapter_dirs:
-        extended = adapters.extend(extended, adapters.read_adapter(folder), rename)
+    loaded = [adapters.read_adapter(folder) for folder in adapter_dirs]
+    for adapter, names in zip(loaded, adapters.new_names(extended, loaded, rename or {}), strict=True):
+        extended = adapters.extend(extended, adapter, names)
     return extended
 
 

@@ -23,6 +23,7 @@ from gantransfer.weights import (
     state_sha256,
     write_json,
     write_tensors,
+    write_text,
 )
 
 FORMAT_VERSION = 1
@@ -122,7 +123,7 @@ class GAN:
         )
         gan.origin = str(name) if str(name) in shipped_models() else str(folder.resolve())
         for norm in gan.generator.standing_norms():
-            norm.standing = bool(meta.get("standing"))
+            norm.standing = bool(meta.get("standing")) and bool(norm.accumulation_counter > 0)
         if meta.get("sha256") not in (None, gan.sha256):
             raise ModelError(f"the weights in '{folder}' are not those its config.json names (sha256 "
                              f"{gan.sha256[:12]} instead of {meta['sha256'][:12]}); restore the files")
@@ -161,7 +162,7 @@ class GAN:
         if self._base_sha256:
             meta["base_sha256"] = self._base_sha256
         write_json(meta, folder / "config.json")
-        (folder / "README.md").write_text(self._model_card(meta), encoding="utf-8")
+        write_text(self._model_card(meta), folder / "README.md")
         return folder
 
     def _model_card(self, meta: Mapping[str, Any]) -> str:
@@ -204,6 +205,7 @@ class GAN:
         if not norms:
             raise ModelError("this network's batch norm has no standing statistics (official flag mybn); "
                              "sample with its running averages")
+        before = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
         for norm in norms:
             norm.reset()
             norm.accumulating = True
@@ -211,9 +213,13 @@ class GAN:
         for z, y in zip(zs, ys, strict=True):
             self.generator(z, y)
         self.generator.eval()
-        for norm in norms:
-            norm.accumulating, norm.standing = False, True
-        self._sha256 = None
+        for norm, old in zip(norms, before, strict=True):
+            norm.accumulating = False
+            if norm.accumulation_counter > 0:
+                norm.standing = True
+            else:  # an adapter whose classes were not in `ys`
+                norm.load_state_dict(old)
+        self._sha256, self.origin = None, ""  # no longer what lies there
 
     def summary(self) -> dict[str, Any]:
         """What there is: architecture, sizes, parameters, classes, which networks, identity."""

@@ -101,8 +101,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def write_json(content: Mapping[str, Any], path: str | Path) -> None:
     """Write readable UTF-8 JSON; OutputError if that is impossible."""
+    write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write UTF-8; OutputError if that is impossible."""
     try:
-        Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write '{path}' ({error.strerror}); free space or choose another folder") from None
 
@@ -117,8 +122,13 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 over the names and contents of all parameters and buffers: a model's identity."""
+    return tensors_sha256(module.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and contents, whatever their order."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
+    for key, tensor in sorted(tensors.items()):
         digest.update(f"{key}:{tensor_sha256(tensor)}\n".encode())
     return digest.hexdigest()
 

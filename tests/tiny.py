@@ -32,8 +32,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **changes: Any) -> GAN:
-    """A GAN with random weights that looks trained: its statistics and power iterations have moved, and its
-    attention counts."""
+    """A GAN with random weights that looks trained: its statistics (standing ones where it has them) and power
+    iterations have moved, and its attention counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = BigGAN.tiny(**{**NETWORKS[network], **changes})
@@ -46,6 +46,9 @@ def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **c
             for _ in range(5):
                 gan.generator(*latents(gan, 16, seed=None))
             gan.generator.eval()
+            if config.standing_statistics:
+                batches = [latents(gan, 16, seed=None) for _ in range(3)]
+                gan.accumulate_standing_statistics(*zip(*batches, strict=True))
     return gan
 
 

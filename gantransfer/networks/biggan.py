@@ -303,7 +303,7 @@ class Generator(nn.Module):
         per_class = {"shared.weight"} if self.shared is not None else {
             f"{name}.{part}.weight" for name, _ in source.class_norms() for part in ("gain", "bias")
         }
-        state = dict(source.state_dict())
+        state = source._averaged_state()
         for key in per_class:
             if rows is None:
                 state[key] = target.state_dict()[key]
@@ -327,7 +327,20 @@ class Generator(nn.Module):
             elif parts[routed[0]] == "source":
                 state[".".join(parts[: routed[0]] + parts[routed[0] + 1 :])] = tensor
         base.load_state_dict(state)
+        standing = any(norm.standing for norm in self.standing_norms())
+        for norm in base.standing_norms():
+            norm.standing = standing and bool(norm.accumulation_counter > 0)
         return base.train(self.training)
+
+    def _averaged_state(self) -> dict[str, Tensor]:
+        """`state_dict` with standing statistics as plain averages: what training goes on from."""
+        state = dict(self.state_dict())
+        for name, norm in self.named_modules():
+            if isinstance(norm, StandingStatistics) and norm.standing:
+                for part in ("stored_mean", "stored_var"):
+                    state[f"{name}.{part}"] = state[f"{name}.{part}"] / norm.accumulation_counter
+                state[f"{name}.accumulation_counter"] = torch.zeros_like(norm.accumulation_counter)
+        return state
 
     def with_class_tables(self, classes: int) -> Generator:
         """A deep copy for `classes` other classes: every class norm holds zero tables (gain 1, bias 0;
@@ -337,7 +350,7 @@ class Generator(nn.Module):
         affine = "noisy-table" if self.config.hierarchical else "table"
         config = replace(source.config, num_classes=classes, class_affine=affine, shared_dim=0)
         target = build_generator(config)
-        state = {k: v for k, v in source.state_dict().items() if k in target.state_dict()}
+        state = {k: v for k, v in source._averaged_state().items() if k in target.state_dict()}
         for name, norm in source.class_norms():
             for part, affine_module in (("gain", norm.gain), ("bias", norm.bias)):
                 for key in [k for k in state if k.startswith(f"{name}.{part}.")]:
