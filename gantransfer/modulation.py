@@ -20,36 +20,39 @@ PARAMETRISATIONS = ("centred", "linear", "softmax")
 class Propagation(nn.Module):
     """Class parameters as combinations of old classes' (cGANTransfer, eqs. 5 and 6) plus residuals.
 
-    ``linear``: table = S P + R. ``centred``: table = m + S (P - m) + R with m the mean of P's rows, which is
-    eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions are the
-    differences between classes. ``softmax``: table = softmax(S) P + R (an option of ours).
+    With S = scale * scores: ``linear``: table = S P + R. ``centred``: table = m + S (P - m) + R with m the mean of
+    P's rows, which is eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions
+    are the differences between classes. ``softmax``: table = softmax(S) P + R (an option of ours).
 
     Args:
         prior: float [N, channels], effective scales (leading 1 included) or shifts of the old classes.
         scores: Parameter [M, N]; give the same one to several layers to share it.
         is_scale: the table feeds a gain, whose leading 1 is taken off again.
         parametrisation: one of `PARAMETRISATIONS`.
+        scale: unit of the stored scores: Adam moves S by up to scale times the rate in a step.
     """
 
-    def __init__(self, prior: Tensor, scores: nn.Parameter, is_scale: bool, parametrisation: str) -> None:
+    def __init__(
+        self, prior: Tensor, scores: nn.Parameter, is_scale: bool, parametrisation: str, scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.prior = nn.Parameter(prior.clone())
         self.scores = scores
-        self.is_scale, self.parametrisation = is_scale, parametrisation
+        self.is_scale, self.parametrisation, self.scale = is_scale, parametrisation, scale
 
     def effective_scores(self) -> Tensor:
         """float [M, N]: the coefficients S of eq. 5, whatever the parametrisation."""
+        scores = self.scale * self.scores
         if self.parametrisation == "softmax":
-            return torch.softmax(self.scores, 1)
+            return torch.softmax(scores, 1)
         if self.parametrisation == "centred":
-            n = self.scores.shape[1]
-            return self.scores + (1 - self.scores.sum(1, keepdim=True)) / n
-        return self.scores
+            return scores + (1 - scores.sum(1, keepdim=True)) / scores.shape[1]
+        return scores
 
     def forward(self, residual: Tensor) -> Tensor:
         if self.parametrisation == "centred":
             mean = self.prior.mean(0)
-            table = mean + self.scores @ (self.prior - mean) + residual
+            table = mean + self.scale * self.scores @ (self.prior - mean) + residual
         else:
             table = self.effective_scores() @ self.prior + residual
         return table - 1 if self.is_scale else table

@@ -14,10 +14,9 @@ Choices the paper leaves open, measured on Glyph-100 (``results/``):
   that new classes start as the mean of the old ones. Plain scores ("linear", starting at 1/N) give the same set of
   combinations, but all old gains are near 1, so that one Adam step on N scores moves every gain by up to N times
   the rate; they need rates many times smaller than the residuals'.
-* lambda_r and lambda_s: the paper gives none. The code's 0.1 and 0.01 belong to means per tensor; with the paper's
-  sums the same strength is 0.1 / (M C) per residual tensor and 0.01 / (N M) per score tensor. ``penalty="mean"``
-  takes the code's form and values; ``penalty="sum"`` is eq. 7 to the letter, with lambda_r and lambda_s used as
-  given.
+* lambda_r and lambda_s: the paper gives none. The code's 0.1 and 0.01 belong to means per tensor
+  (``penalty="mean"``). The default is eq. 7's sums with values of the same strength, 0.1 / (M mean C) for the
+  residuals of M classes and C channels and 0.01 / (N M) for the scores on N old classes; a run's plan states them.
 
 Differs from the published code by default (``parametrisation="official-imagenet"`` or ``"official-cifar"`` follow
 it: offsets instead of scales are combined, spectral norm or biases on scores and prior, orthogonal or N(0, 0.02)
@@ -30,7 +29,7 @@ New classes train with batch statistics and sample with their running average, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,7 +71,9 @@ class CGANTransfer:
         parametrisation: "centred", "linear" (eq. 5 as printed), "softmax", or one of the published code's.
         tune_prior: knowledge sharing, eq. 6; False keeps eq. 5's fixed prior. residuals: section 4.3.
         shared_scores: one score matrix for all layers (scale and shift stay separate).
-        lambda_r, lambda_s: weights of the residual and sparsity penalties (eq. 7). penalty: "mean" or "sum".
+        score_scale: unit of the stored scores: the same rate moves scores so many times faster than residuals.
+        lambda_r, lambda_s: weights of the residual and sparsity penalties (eq. 7); None: see above.
+        penalty: "sum", eq. 7 as printed, or "mean" per tensor, the published code's.
         propagate_in_d: also form the critic's class rows this way (the paper found it to hurt).
         d_embedding: the critic's new class rows otherwise: "random" (as published), "mean", "random_source".
         lr: Adam rate of all class parameters; lr_scores, lr_prior, lr_residual, lr_noise replace it (None: lr).
@@ -86,9 +87,10 @@ class CGANTransfer:
     tune_prior: bool = True
     residuals: bool = True
     shared_scores: bool = False
-    lambda_r: float = 0.1
-    lambda_s: float = 0.01
-    penalty: str = "mean"
+    score_scale: float = 1.0
+    lambda_r: float | None = None
+    lambda_s: float | None = None
+    penalty: str = "sum"
     propagate_in_d: bool = False
     d_embedding: str = "random"
     lr: float = 1e-3
@@ -140,9 +142,11 @@ class CGANTransfer:
             tuned = tuple(n for n in (*stage, "body") if n not in ("scores", "prior"))
             _, second = loss.phases(generator, critic, g_updates=tuned, regulariser=regulariser)
             phases = [d_phase, _window(g_phase, 0, self.finetune_nimg), _window(second, self.finetune_nimg, None)]
+        lambda_r, lambda_s = self._weights(generator)
         notes = (
             f"class parameters: {self.parametrisation} combinations of {source.generator.num_classes} old classes",
             f"discriminator pre-trained, its class rows: {'propagated' if self.propagate_in_d else self.d_embedding}",
+            f"penalties (eq. 7, {self.penalty}): lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
         )
         return Plan(
             groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen,
@@ -170,12 +174,12 @@ class CGANTransfer:
                 scores = self._scores(table.num_embeddings, prior)
                 if self.shared_scores:
                     scores = shared.setdefault(is_scale, scores)
-                layer = Propagation(prior, scores, is_scale, self.parametrisation)
+                layer = Propagation(prior, scores, is_scale, self.parametrisation, self.score_scale)
                 parametrize.register_parametrization(table, "weight", layer, unsafe=True)
 
     def _scores(self, classes: int, prior: Tensor) -> nn.Parameter:
         """Scores of the mean class: 0 in the centred and softmax bases, 1/N in the plain one."""
-        start = 1 / len(prior) if self.parametrisation == "linear" else 0.0
+        start = 1 / len(prior) / self.score_scale if self.parametrisation == "linear" else 0.0
         return nn.Parameter(torch.full((classes, len(prior)), start, device=prior.device))
 
     def _propagate_in_critic(self, critic: nn.Module, source: Source) -> None:
@@ -217,19 +221,34 @@ class CGANTransfer:
         owned = [p for _, layer in propagations(generator) for p in layer.parameters()] + _residuals(generator)
         return any(param is p for p in owned)
 
-    def _regulariser(self, generator: nn.Module):
-        """lambda_r L_r + lambda_s L_s of eq. 7, as sums or (the published code) as means per tensor."""
-        scores = {id(p): p for _, layer in propagations(generator) for p in _score_tensors(layer)}.values()
+    def _weights(self, generator: nn.Module) -> tuple[float, float]:
+        """(lambda_r, lambda_s), the published strengths where none are given."""
+        means = 1.0 if self.penalty == "mean" else None
+        layers = [layer for _, layer in propagations(generator)]
         residuals = _residuals(generator)
+        lambda_r, lambda_s = self.lambda_r, self.lambda_s
+        if lambda_r is None:
+            lambda_r = 0.1 / (means or sum(p.numel() for p in residuals) / len(residuals))
+        if lambda_s is None:
+            lambda_s = 0.01 / (means or _score_tensors(layers[0])[0].numel())
+        return lambda_r, lambda_s
+
+    def _regulariser(self, generator: nn.Module) -> Callable[[], dict[str, Tensor]]:
+        """lambda_r L_r + lambda_s L_s of eq. 7, as sums or (the published code) as means per tensor."""
+        lambda_r, lambda_s = self._weights(generator)
+        scores = {id(p): (p, getattr(layer, "scale", 1.0))
+                  for _, layer in propagations(generator) for p in _score_tensors(layer)}.values()
+        residuals = _residuals(generator)
+
+        def size(x: Tensor) -> Tensor:
+            return x.mean() if self.penalty == "mean" else x.sum()
 
         def penalties() -> dict[str, Tensor]:
             terms = {}
-            if self.lambda_s:
-                parts = [p.abs() for p in scores]
-                terms["sparsity"] = self.lambda_s * sum(p.mean() if self.penalty == "mean" else p.sum() for p in parts)
-            if self.lambda_r and self.residuals:
-                parts = [p.square() for p in residuals]
-                terms["residual"] = self.lambda_r * sum(p.mean() if self.penalty == "mean" else p.sum() for p in parts)
+            if lambda_s:
+                terms["sparsity"] = lambda_s * sum(scale * size(p.abs()) for p, scale in scores)
+            if lambda_r and self.residuals:
+                terms["residual"] = lambda_r * sum(size(p.square()) for p in residuals)
             return terms
 
         return penalties
