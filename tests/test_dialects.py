@@ -71,6 +71,16 @@ def test_the_architecture_is_inferred_and_said(variant: str, tmp_path: Path) -> 
     assert "default taken: bn_eps = 1e-05" in said and "default taken: sn_eps = 1e-06" in said
 
 
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "itr": 7},
+                                  lambda s: {f"module.{k}": v for k, v in s.items()}])
+def test_pth_files(wrap: Any, tmp_path: Path) -> None:
+    gan = small_gan("hierarchical")
+    files = {"generator": tmp_path / "G.pth", "discriminator": tmp_path / "D.safetensors"}  # whatever the suffix
+    for name, path in files.items():
+        torch.save(wrap(dict(getattr(gan, name).state_dict())), path)
+    same_networks(gan, gt.convert("biggan-pytorch", **files))
+
+
 def test_the_config_adds_what_shapes_cannot_tell(tmp_path: Path) -> None:
     gan = small_gan("table", bn_eps=1e-3, sn_eps=1e-2)
     config = {"BN_eps": 1e-3, "SN_eps": 1e-2, "G_init": "N02", "resolution": 32, "n_classes": 4, "extra": [1]}

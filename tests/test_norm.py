@@ -342,3 +342,19 @@ def test_standing_statistics_take_gradients() -> None:
     weights = randn(3, 2, 2, 2, seed=4)
     grads = [torch.autograd.grad((out * weights).sum(), x)[0] for out in (ours(x), plain)]
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_training_under_bf16_autocast(kind: str) -> None:
+    gan = small_gan(kind, g_attention=(8,), d_attention=(16,))
+    z, y = latents(gan, 8), torch.arange(8) % 4
+    images = []
+    for enabled in (False, True):
+        generator = copy.deepcopy(gan.generator).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            images.append(generator(z, y).float())
+            loss = gan.discriminator(images[-1], y).float().mean()
+        grads = torch.autograd.grad(loss, list(generator.parameters()))
+        assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in grads)
+        assert all(b.dtype == torch.float32 and torch.isfinite(b).all() for b in generator.buffers())
+    assert 0 < (images[0] - images[1]).abs().mean() < 0.05
