@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gantransfer.cli.common import data_options
-from gantransfer.cli.screen import note, say, say_json, table
+from gantransfer.cli.screen import counter, note, say, say_json, table
 from gantransfer.errors import DataError, UsageError
 from gantransfer.report.formatting import size
 
@@ -22,7 +22,7 @@ def check(settings: Settings) -> int:
     path, options = settings.pop("path"), data_options(settings)
     error = None
     try:
-        found = ImageData(path, **options, **settings).report
+        found = ImageData(path, **options, **settings, progress=partial(counter, "images")).report
     except DataError as problem:
         found, error = getattr(problem, "report", None), problem
         if found is None:
@@ -73,17 +73,10 @@ def glyph100(settings: Settings) -> None:
     classes = settings.pop("classes", None)
     if classes is not None:
         settings["classes"] = classes[0] if len(classes) == 1 else classes
-    summary = build_glyph100(out, **settings, progress=None if as_json else _counter)
+    summary = build_glyph100(out, **settings, progress=partial(counter, "faces"))
     if as_json:
         say_json(summary)
         return
     say(f"{summary['path']}: {summary['images']} images of {summary['size']} px, {len(summary['classes'])} classes x "
         f"{summary['faces']} faces, {size(summary['bytes'])}, sha256 {summary['sha256'][:12]}")
 
-
-def _counter(done: int, total: int) -> None:
-    """A line that counts up on a terminal; every tenth otherwise."""
-    if sys.stdout.isatty():
-        print(f"\r{done}/{total} faces", end="\n" if done == total else "", flush=True)
-    elif done == total or done % max(1, total // 10) == 0:
-        say(f"{done}/{total} faces")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gantransfer.cli.common import data_options
+from gantransfer.cli.common import data_options, use_threads
 from gantransfer.cli.progress import progress
-from gantransfer.cli.screen import note, say, say_json, shown, table
+from gantransfer.cli.screen import counter, note, say, say_json, shown, table
 from gantransfer.errors import UsageError
 
 Settings = dict[str, Any]
@@ -25,7 +25,9 @@ def evaluate(settings: Settings) -> None:
     for name in settings.get("metrics") or metrics.DEFAULT_METRICS:
         registry[name]  # an unknown name is a usage error, found before anything is loaded
     load_features(settings.get("features", "glyph-cnn"))
-    result = api.evaluate(settings.pop("model"), settings.pop("data"), data_options=data_options(settings), **settings)
+    options = data_options(settings)
+    result = api.evaluate(settings.pop("model"), settings.pop("data"), data_options=options, **settings,
+                          progress=counter)
     if as_json:
         say_json(result)
         return
@@ -70,6 +72,7 @@ def compare(settings: Settings) -> int:
 
     as_json, quiet = settings.pop("json", False), settings.pop("quiet", False)
     jobs = settings.pop("jobs", 1)
+    use_threads(settings)
     plan = _plan(settings)
     with progress(quiet or as_json) as show:
         outcome = comparing.compare(plan, jobs=jobs, progress=None if quiet or as_json else show)
@@ -78,7 +81,10 @@ def compare(settings: Settings) -> int:
     else:
         _print_outcome(outcome)
     codes = [cell["exit_code"] for cell in outcome["cells"] if cell["status"] != "finished"]
-    return INTERRUPTED if INTERRUPTED in codes else next(iter(codes), 0)
+    if INTERRUPTED in codes:
+        note("the same command goes on where this one stopped")
+        return INTERRUPTED
+    return next(iter(codes), 0)
 
 
 def _plan(settings: Settings) -> Any:

@@ -73,6 +73,13 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else number(value)
 
 
+def counter(what: str, done: int, total: int) -> None:
+    """A line that counts up beside the result, on a terminal only."""
+    if sys.stderr.isatty() and not silent():
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\r\x1b[K{what}: {done}/{total}{end}", end="", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def clean_warnings() -> Iterator[None]:
     """Warnings of this package become notes, each once; those of other packages stay hidden."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gantransfer.cli.common import data_options
+from gantransfer.cli.common import data_options, use_threads
 from gantransfer.cli.progress import progress
 from gantransfer.cli.screen import note, say, shown, table
 from gantransfer.errors import UsageError
@@ -52,6 +52,7 @@ def resume(settings: Settings) -> None:
     """``gantransfer resume``."""
     from gantransfer import api
 
+    use_threads(settings)
     folder = Path(settings["run"])
     if (folder / "result.json").is_file():
         note(f"run '{folder}' is finished already; this is its result")
@@ -95,11 +96,12 @@ def model_of(source: str) -> str:
 
 
 def _check(settings: Settings) -> None:
-    """What can be known before the source and the data are read."""
+    """What can be known before the source and the data are read; applies ``--threads``."""
     import torch
 
     from gantransfer.features import load_features
 
+    use_threads(settings)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "out" not in settings:
         raise UsageError("a run over several processes needs --out, so that all of them mean the same directory")
     if settings.get("device") == "cuda" and not torch.cuda.is_available():

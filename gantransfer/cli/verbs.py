@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gantransfer.cli.common import DATA, DATA_PATH, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE
+from gantransfer.cli.common import DATA, DATA_PATH, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE, THREADS
 from gantransfer.cli.flags import JSON, Argument, Flag, Verb
 
 TRAIN, USE, DATASETS, ABOUT = "train", "look and measure", "models and data", "about"
@@ -33,7 +33,7 @@ VERBS = (
             Flag("steps", "iterations (default: those of the recorded settings)", int | None, low=1),
             Flag("seed", "of everything random in training", int | None, low=0),
             Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda")),
-            QUIET,
+            THREADS, QUIET,
         ),
         chapter=TRAIN,
     ),
@@ -70,7 +70,7 @@ VERBS = (
     Verb(
         "resume", "continue an interrupted run from its newest checkpoint", "training:resume",
         ("gantransfer resume runs/mine", "gantransfer resume runs/source --quiet"),
-        arguments=(Argument("run", "directory of the run"),), flags=(QUIET,), chapter=TRAIN,
+        arguments=(Argument("run", "directory of the run"),), flags=(THREADS, QUIET), chapter=TRAIN,
     ),
     Verb(
         "compare", "methods x seeds on one task: a table, curves and pictures; unfinished cells are continued",
