@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def adapt(
     """
     training, fields = _split_settings(settings, method, "adapt")
     measure = _measure(evaluate, features, n_fake, track)
+    _check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
@@ -103,6 +105,7 @@ def pretrain(
     """
     training, fields = _split_settings(settings, "scratch", "pretrain")
     measure = _measure(evaluate, features, n_fake, track)
+    _check_data_options(data_options)
     folder = _out(out, "pretrain")
     network = dict(network or {})
     options = {"size": network.get("resolution", 32), "channels": network.get("channels"), **(data_options or {})}
@@ -139,6 +142,7 @@ def plan(
     for unused in ("features", "n_fake", "evaluate", "track", "progress", "out"):
         settings.pop(unused, None)
     training, fields = _split_settings(settings, method, "adapt")
+    _check_data_options(data_options, "size", "channels")
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
@@ -164,6 +168,15 @@ def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tupl
     runs.make_method(method, fields)
     training.resolve(100, kind)
     return training, fields
+
+
+def _check_data_options(options: Mapping[str, Any] | None, *given: str) -> None:
+    """Refuse what `ImageData` does not take, or what is `given` by the source."""
+    names = [name for name in signature(ImageData).parameters if name not in ("path", *given)]
+    for key in options or {}:
+        if key not in names:
+            why = " (it is the source's)" if key in given else did_you_mean(key, names)
+            raise UsageError(f"data has no setting '{key}'{why}; have: {', '.join(names)}")
 
 
 def _out(out: str | Path | None, name: str) -> Path:
@@ -353,6 +366,7 @@ def evaluate(
     """
     from gantransfer.metrics import evaluate as measure
 
+    _check_data_options(data_options, "size", "channels")
     gan = _gan(gan)
     images = data if isinstance(data, ImageData) else ImageData(
         data, size=gan.config["resolution"], channels=gan.config["channels"], **(data_options or {}))
