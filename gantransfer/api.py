@@ -26,7 +26,7 @@ from gantransfer.sampling import sampler
 from gantransfer.shipped import data_names
 from gantransfer.sources import GAN, shipped_models
 from gantransfer.trainer import Hooks
-from gantransfer.weights import read_tensors
+from gantransfer.weights import read_tensors, write_json
 
 Progress = Callable[[dict[str, Any]], None]
 _TRAINING = {f.name for f in Training.__dataclass_fields__.values()}
@@ -264,7 +264,7 @@ def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: P
             gan.save_pretrained(folder / "source")
         runs.write_records(parts, folder)
         grid_info = {"classes": images.classes[:40], "columns": 8}
-        (folder / "samples" / "classes.json").write_text(json.dumps(grid_info, ensure_ascii=False), encoding="utf-8")
+        write_json(grid_info, folder / "samples" / "classes.json")
         real_grid(images, folder / "samples" / "real.png")
     if not new:
         trainer.restore()

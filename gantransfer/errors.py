@@ -5,8 +5,9 @@ Every message is one sentence: the offending value, what is allowed, the way out
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class GanTransferError(Exception):
@@ -49,6 +50,18 @@ class Interrupted(GanTransferError):
     """SIGINT or SIGTERM arrived; the step was finished and everything saved."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn the operating system's refusals into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, GanTransferError):
+            raise
+        reason = error.strerror or str(error) or type(error).__name__
+        raise OutputError(f"cannot write '{path}' ({reason}); free space or choose another folder") from None
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

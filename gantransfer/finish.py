@@ -14,6 +14,7 @@ from torch import nn
 from gantransfer import metrics as measuring
 from gantransfer.adapter import save_adapter
 from gantransfer.data import ImageData
+from gantransfer.errors import writing
 from gantransfer.features import load_features
 from gantransfer.modulation import fold, propagations
 from gantransfer.pictures import class_grid, nearest_pictures, source_classes
@@ -74,7 +75,8 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         class_grid(best, folder / "samples" / "after.png")
         first = folder / "samples" / "step-000000.png"
         if first.is_file():
-            (folder / "samples" / "before.png").write_bytes(first.read_bytes())
+            with writing(folder / "samples" / "before.png"):
+                (folder / "samples" / "before.png").write_bytes(first.read_bytes())
         result = _result(parts, best, sizes, evaluator, folder)
         write_json(result, folder / "result.json")
         from gantransfer.report import write_report

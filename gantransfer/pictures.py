@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gantransfer.data import ImageData
+from gantransfer.errors import writing
 from gantransfer.features import Extractor
 from gantransfer.nearest import nearest_images
 from gantransfer.sampling import channels_last, draw_latents, generate, grid
+from gantransfer.weights import write_json
 
 COLUMNS = 8
 GRID_SEED = 20_000_000  # away from the seeds of evaluations
@@ -24,7 +26,7 @@ def class_grid(generator: nn.Module, path: Path, rows: int | None = None) -> Non
     rows = min(classes, 40) if rows is None else rows
     z = draw_latents(COLUMNS, generator.z_dim, GRID_SEED).repeat(rows, 1)
     labels = torch.arange(rows).repeat_interleave(COLUMNS) if generator.num_classes else None
-    grid(channels_last(generate(generator, z, labels)), COLUMNS).save(path)
+    _save(channels_last(generate(generator, z, labels)), COLUMNS, path)
 
 
 def real_grid(data: ImageData, path: Path) -> None:
@@ -33,7 +35,7 @@ def real_grid(data: ImageData, path: Path) -> None:
     for label in range(min(len(data.classes), 40)):
         mine = (data.labels == label).nonzero().squeeze(1)[:COLUMNS]
         rows.append(data.images(mine[torch.arange(COLUMNS) % len(mine)]))
-    grid(channels_last(torch.cat(rows)), COLUMNS).save(path)
+    _save(channels_last(torch.cat(rows)), COLUMNS, path)
 
 
 def nearest_pictures(samples: Tensor, training: ImageData, held_out: ImageData | None, extractor: Extractor,
@@ -43,8 +45,8 @@ def nearest_pictures(samples: Tensor, training: ImageData, held_out: ImageData |
     indices, record = nearest_images(samples, training, held_out, extractor)
     shown = min(16, len(samples))
     both = torch.cat([samples[:shown], training.images(indices[:shown])])
-    grid(channels_last(both), shown).save(folder / "nearest.png")
-    (folder / "nearest.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+    _save(channels_last(both), shown, folder / "nearest.png")
+    write_json(record, folder / "nearest.json")
     return record
 
 
@@ -52,4 +54,9 @@ def source_classes(generator: nn.Module, path: Path) -> None:
     """One sample per class of the source, ten to a row (for the pictures of contributing classes)."""
     classes = generator.num_classes
     z = draw_latents(1, generator.z_dim, GRID_SEED).repeat(classes, 1)
-    grid(channels_last(generate(generator, z, torch.arange(classes))), 10).save(path)
+    _save(channels_last(generate(generator, z, torch.arange(classes))), 10, path)
+
+
+def _save(images: np.ndarray, columns: int, path: Path) -> None:
+    with writing(path):
+        grid(images, columns).save(path)

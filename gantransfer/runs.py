@@ -28,7 +28,7 @@ from gantransfer.plan import Method, Target
 from gantransfer.registry import architectures, methods
 from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
-from gantransfer.weights import read_json
+from gantransfer.weights import read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,10 @@ def write_records(parts: Parts, out: Path) -> None:
 
     config = parts.job.to_config(parts.gan)
     config["plan"] = list(parts.trainer.plan.notes)
-    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
-    try:
-        (out / "config.yaml").write_text(text, encoding="utf-8")
-        (out / "env.json").write_text(json.dumps(environment(parts.trainer.device), indent=1), encoding="utf-8")
-        report = {**parts.data.report, "fingerprint": parts.trainer.record()["data"]["fingerprint"]}
-        (out / "data.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write into '{out}' ({error.strerror}); free space or choose another") from None
+    write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), out / "config.yaml")
+    write_json(environment(parts.trainer.device), out / "env.json")
+    fingerprint = parts.trainer.record()["data"]["fingerprint"]
+    write_json({**parts.data.report, "fingerprint": fingerprint}, out / "data.json")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from gantransfer.errors import ModelError, OutputError
+from gantransfer.errors import ModelError, writing
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -80,11 +80,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> int:
     path = Path(path)
     # One copy per name: safetensors refuses tensors that share storage.
     blob = save_safetensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(blob)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}' ({error.strerror}); free space or choose another folder") from None
     return len(blob)
 
 
@@ -106,10 +104,8 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write UTF-8; OutputError if that is impossible."""
-    try:
+    with writing(path):
         Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}' ({error.strerror}); free space or choose another folder") from None
 
 
 def tensor_sha256(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -415,6 +416,26 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, source: Path, folder: Pa
     with pytest.raises(OutputError, match="cannot create") as caught:
         gt.adapt(source, folder, "bsa", tmp_path / "file" / "run", **FAST)
     assert caught.value.exit_code == 6
+
+
+def test_a_disk_that_fills_up_during_the_run(
+    tmp_path: Path, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is written next says so; what was saved before is taken up again."""
+    original, left = Image.Image.save, [3]
+
+    def save(self: Image.Image, path: Any, *args: Any, **kwargs: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OutputError, match="step-000002.png.*No space left on device.; free space") as caught:
+        gt.adapt(source, folder, "bsa", tmp_path / "run", **FAST)
+    assert caught.value.exit_code == 6 and not isinstance(caught.value.__cause__, OSError)
+    monkeypatch.undo()
+    assert gt.resume(tmp_path / "run").result["steps"] == 4
 
 
 # ---- images of other kinds -------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "sources": ({"sources", "dialects", "sampling"}, {"settings", "networks", "modulation"}),
     "methods": ({"methods", "extension"}, {"plan", "losses", "modulation", "layers", "norm", "registry"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"}, {"settings", "images", "augment", "sources"}),
-    "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry"}),
+    "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
     "api": ({"api", "runs", "finish", "defaults", "compare", "doctor"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
