@@ -44,7 +44,9 @@ class Training:
         the whole set if it is smaller. The moving average spans about 50 iterations in adaptation.
         """
         pretraining = kind == "pretrain"
-        batch = self.batch_size or max(2, min(64 if pretraining else 32, images))
+        batch = self.batch_size
+        if batch is None:
+            batch = max(2, min(64 if pretraining else 32, images))
         steps = self.steps
         if steps is None:
             steps = 20000 if pretraining else int(round(min(2400, max(400, 140 * images ** (1 / 3))), -1))

@@ -89,6 +89,9 @@ class AdversarialLoss:
         if self.kind not in LOSSES:
             raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
                              f"have: {', '.join(LOSSES)}")
+        for name, least in (("d_steps", 1), ("gp_weight", 0), ("r1_gamma", 0)):
+            if not getattr(self, name) >= least:
+                raise UsageError(f"{name} {getattr(self, name)} is not possible: choose {least} or more")
         diff_augment(self.augment)
 
     def phases(
