@@ -8,6 +8,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+for helper in ("api_run", "tiny"):  # they assert, or hold fixtures
+    pytest.register_assert_rewrite(helper)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from api_run import FAST, refused, stopped_at
 from picture_files import noise, png, tree
 from PIL import Image
 from tiny import make_source, same, write_images
@@ -22,41 +17,10 @@ from tiny import make_source, same, write_images
 import gantransfer as gt
 from gantransfer import api
 from gantransfer.data import ImageData
-from gantransfer.errors import DataError, GanTransferError, Interrupted, ModelError, OutputError, UsageError
+from gantransfer.errors import DataError, Interrupted, ModelError, UsageError
 from gantransfer.weights import read_tensors
 
-FAST: dict[str, Any] = {
-    "steps": 4, "batch_size": 4, "n_fake": 12, "device": "cpu", "eval_nimg": 8, "checkpoint_nimg": 8,
-}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved source of four classes."""
-    return make_source("hierarchical").save_pretrained(tmp_path_factory.mktemp("source") / "model")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of twelve images."""
-    return write_images(tmp_path_factory.mktemp("images"), dict.fromkeys("abc", 12))
-
-
-@pytest.fixture(scope="module")
-def run(source: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
-    """A finished run on six images per class; the others are held out."""
-    out = tmp_path_factory.mktemp("runs") / "first"
-    return gt.adapt(source, folder, "cgantransfer", out, data_options={"per_class": 6}, **FAST)
-
-
-def stopped_at(step: int) -> Callable[[dict[str, Any]], None]:
-    """A progress function that interrupts the run as Ctrl-C does."""
-
-    def progress(event: dict[str, Any]) -> None:
-        if event["event"] == "evaluated" and event["step"] == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return progress
+pytest_plugins = ["api_run"]
 
 
 # ---- the whole way ---------------------------------------------------------------------------------------
@@ -179,137 +143,6 @@ def test_pretraining_makes_a_source(folder: Path, tmp_path: Path) -> None:
     assert gt.resume(tmp_path / "pre").gan.sha256 == gan.sha256
 
 
-# ---- resuming --------------------------------------------------------------------------------------------
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "images_per_second")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in path.read_text().splitlines()]
-
-
-def test_interrupted_and_resumed_gives_the_same_run(
-    run: api.Run, source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder.parent)
-    relative = os.path.relpath(folder, folder.parent)
-    with pytest.raises(Interrupted, match="stopped at step 2 of 4"):
-        gt.adapt(source, relative, "cgantransfer", tmp_path / "run", data_options={"per_class": 6},
-                 progress=stopped_at(2), **FAST)
-    with pytest.raises(ModelError, match="has no adapter yet; finish it with"):
-        api.load(tmp_path / "run")
-    monkeypatch.chdir(tmp_path)  # where the relative path means nothing
-    resumed = gt.resume(tmp_path / "run")
-    for name in ("metrics.jsonl", "stats.jsonl"):
-        assert _lines(tmp_path / "run" / name) == _lines(run.path / name)
-    assert resumed.gan.sha256 == run.gan.sha256
-    files = [p / "adapter" / "adapter_model.safetensors" for p in (run.path, tmp_path / "run")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    drop = ("seconds",)
-    assert {k: v for k, v in resumed.result.items() if k not in drop} == {
-        k: v for k, v in run.result.items() if k not in drop}
-
-
-@pytest.fixture
-def broken_off(source: Path, folder: Path, tmp_path: Path) -> Path:
-    """A run that stopped at step 2 of 4, with a source and images of its own."""
-    shutil.copytree(source, tmp_path / "source")
-    shutil.copytree(folder, tmp_path / "images")
-    with pytest.raises(Interrupted):
-        gt.adapt(tmp_path / "source", tmp_path / "images", "bsa", tmp_path / "run", progress=stopped_at(2), **FAST)
-    return tmp_path / "run"
-
-
-def edit(run_dir: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    change(config)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
-
-
-def test_a_changed_configuration_is_refused(broken_off: Path) -> None:
-    before = (broken_off / "metrics.jsonl").read_text()
-
-    def change(config: dict[str, Any]) -> None:
-        config["method"]["lr"] = 0.5
-        config["train"]["seed"] = 7
-        config["loss"]["augment"] = "cutout"
-
-    edit(broken_off, change)
-    with pytest.raises(UsageError) as caught:
-        gt.resume(broken_off)
-    for part in ("method.lr was 0.001, is 0.5", "train.seed was 0, is 7", "loss.augment", "is 'cutout'",
-                 "only train.steps may grow"):
-        assert part in str(caught.value)
-    assert (broken_off / "metrics.jsonl").read_text() == before
-
-
-def test_changed_images_are_refused(broken_off: Path) -> None:
-    images = broken_off.parent / "images"
-    (images / "a" / "00.png").write_bytes(png(noise(77, 32, 32)))
-    with pytest.raises(UsageError, match="data.fingerprint was"):
-        gt.resume(broken_off)
-
-
-def test_another_source_in_the_same_place_is_refused(broken_off: Path) -> None:
-    make_source("hierarchical", seed=5).save_pretrained(broken_off.parent / "source")
-    with pytest.raises(UsageError, match="source.sha256 was"):
-        gt.resume(broken_off)
-
-
-def test_source_and_images_may_move(broken_off: Path) -> None:
-    for name in ("source", "images"):
-        (broken_off.parent / name).rename(broken_off.parent / f"moved-{name}")
-
-    def change(config: dict[str, Any]) -> None:
-        config["source"]["name"] = str(broken_off.parent / "moved-source")
-        config["data"]["path"] = str(broken_off.parent / "moved-images")
-
-    with pytest.raises(ModelError, match="source '.*' is no shipped model"):
-        gt.resume(broken_off)
-    edit(broken_off, change)
-    assert gt.resume(broken_off).result["steps"] == 4
-
-
-def test_a_finished_run_may_be_extended(broken_off: Path) -> None:
-    gt.resume(broken_off)
-    edit(broken_off, lambda config: config["train"].update(steps=6))
-    found = gt.resume(broken_off)
-    assert found.result["steps"] == 6 and [m["step"] for m in found.metrics] == [0, 2, 4, 6]
-    edit(broken_off, lambda config: config["train"].update(steps=5))
-    assert gt.resume(broken_off).result["steps"] == 6  # finished already
-
-
-@pytest.mark.parametrize(("change", "error", "match"), [
-    (lambda c: c["train"].update(stepz=3), UsageError, "no setting 'stepz'; did you mean 'steps'"),
-    (lambda c: c["train"].update(lr_decay="a lot"), UsageError, "lr_decay is 'a lot'"),
-    (lambda c: c["method"].update(lrr=3), UsageError, "no setting 'lrr'"),
-    (lambda c: c["method"].update(name="bsaa"), UsageError, "method 'bsaa' not found"),
-    (lambda c: c.pop("source"), UsageError, "lacks 'source'"),
-    (lambda c: c.update(train=3), UsageError, "config.yaml lacks"),
-])
-def test_a_broken_config_file(
-    run: api.Run, tmp_path: Path, change: Callable[[dict[str, Any]], None], error: type[Exception], match: str
-) -> None:
-    shutil.copytree(run.path, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    edit(tmp_path / "run", change)
-    with pytest.raises(error, match=match):
-        gt.resume(tmp_path / "run")
-
-
-def test_what_cannot_be_resumed(run: api.Run, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no run directory"):
-        gt.resume(tmp_path)
-    shutil.copytree(run.path, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(ModelError, match="no complete checkpoint") as caught:
-        gt.resume(tmp_path / "run")
-    assert caught.value.exit_code == 4
-    (tmp_path / "run" / "config.yaml").write_text("a: [1,\n")
-    with pytest.raises(UsageError, match="not valid YAML"):
-        gt.resume(tmp_path / "run")
-
-
 # ---- sources without a name ------------------------------------------------------------------------------
 
 
@@ -330,112 +163,6 @@ def test_a_gan_changed_after_loading_is_kept_too(tmp_path: Path, folder: Path) -
     gan.accumulate_standing_statistics(torch.randn(2, 8, gan.generator.z_dim), torch.arange(8).repeat(2, 1) % 4)
     found = gt.adapt(gan, folder, "bsa", tmp_path / "run", evaluate=False, **{**FAST, "steps": 1})
     assert gt.GAN.from_pretrained(found.path / "source").sha256 == gan.sha256
-
-
-# ---- wrong inputs ----------------------------------------------------------------------------------------
-
-
-def refused(error: type[GanTransferError], match: str, out: Path | None, *args: Any, **settings: Any) -> None:
-    """`adapt` says so in one sentence and leaves nothing behind."""
-    with pytest.raises(error, match=match) as caught:
-        gt.adapt(*args, out=out, **{**FAST, **settings})
-    assert type(caught.value) is error and "\n" not in str(caught.value)
-    assert out is None or not out.exists()
-
-
-def test_wrong_settings_come_first(tmp_path: Path) -> None:
-    """Neither the source nor the data is there, and still the settings are what is said."""
-    out, args = tmp_path / "out", ("no-source", tmp_path / "no-data")
-    for match, method, settings in (
-        ("method 'cgantransfr' not found; did you mean 'cgantransfer'", "cgantransfr", {}),
-        ("no setting 'lambda_x'; did you mean 'lambda_", "cgantransfer", {"lambda_x": 1.0}),
-        ("no setting 'frozen_blocks' .method 'freezed' has it", "bsa", {"frozen_blocks": 1}),
-        ("no setting 'stepz'; did you mean 'steps'", "bsa", {"stepz": 1}),
-        ("init 'maen' does not exist; did you mean 'mean'", "bsa", {"init": "maen"}),
-        ("lr is 'fast'; give a value of type float", "bsa", {"lr": "fast"}),
-        ("steps is 'many'", "bsa", {"steps": "many"}),
-        ("steps -3 is not possible", "bsa", {"steps": -3}),
-        ("loss 'hing' does not exist; did you mean 'hinge'", "bsa", {"loss": "hing"}),
-        ("augmentation 'colour' does not exist; did you mean 'color'", "bsa", {"augment": "colour"}),
-        ("precision 'fp16' is not possible", "bsa", {"precision": "fp16"}),
-        ("feature extractor 'glyph-cn' not found; did you mean 'glyph-cnn'", "bsa", {"features": "glyph-cn"}),
-        ("n_fake=1 generated images", "bsa", {"n_fake": 1}),
-        ("tracker 'wandbb' does not exist; did you mean 'wandb'", "bsa", {"track": "wandbb"}),
-    ):
-        refused(UsageError, match, out, *args, method, **settings)
-    full = tmp_path / "full"
-    tree(full, {"notes.txt": b"mine"})
-    with pytest.raises(UsageError, match="exists and is not empty; choose another --out") as caught:
-        gt.adapt(*args, "bsa", full, **FAST)
-    assert caught.value.exit_code == 2 and (full / "notes.txt").read_bytes() == b"mine"
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        gt.adapt(*args, "bsa", full / "notes.txt", **FAST)
-
-
-def test_then_the_source(tmp_path: Path, folder: Path) -> None:
-    data = tmp_path / "no-data"
-    refused(ModelError, "source 'no-source' is no shipped model", tmp_path / "out", "no-source", data, "bsa")
-    refused(ModelError, "has no config.json", tmp_path / "out", folder, data, "bsa")
-    model = make_source().save_pretrained(tmp_path / "model")
-    blob = bytearray((model / "generator.safetensors").read_bytes())
-    blob[-1] ^= 1
-    (model / "generator.safetensors").write_bytes(blob)
-    refused(ModelError, "the weights in .* are not those its config.json names", tmp_path / "out", model, data, "bsa")
-
-
-def test_then_the_data(tmp_path: Path, source: Path) -> None:
-    out = tmp_path / "out"
-    refused(DataError, "data '.*' does not exist", out, source, tmp_path / "no-data", "bsa")
-    (tmp_path / "empty").mkdir()
-    refused(DataError, "holds no image", out, source, tmp_path / "empty", "bsa")
-    flat = write_images(tmp_path / "flat", {"": 4})
-    refused(DataError, "flat folder.*--class-name", out, source, flat, "cgantransfer")
-    broken = tree(tmp_path / "broken", {f"a/{i}.png": b"no picture" for i in range(3)})
-    refused(DataError, "3 of 3 images", out, source, broken, "bsa")
-    single = write_images(tmp_path / "single", {"a": 4, "b": 1})
-    refused(DataError, "class 'b' .*only one image.*--allow-tiny", out, source, single, "bsa")
-    refused(UsageError, "data has no setting 'per_clas'; did you mean 'per_class'", out, "no-source", flat, "bsa",
-            data_options={"per_clas": 3})
-    found = gt.adapt(source, flat, "bsa", out, data_options={"class_name": "x"}, evaluate=False, **{**FAST, "steps": 1})
-    assert found.classes == ["x"]
-    found = gt.adapt(source, single, "bsa", tmp_path / "out2", data_options={"allow_tiny": True}, evaluate=False,
-                     **{**FAST, "steps": 1})
-    assert found.classes == ["a", "b"]
-
-
-def test_a_source_that_does_not_fit_the_method(tmp_path: Path, folder: Path) -> None:
-    bare, plain = make_source(critic=False), make_source("unconditional")
-    refused(ModelError, "no discriminator", tmp_path / "out", bare, folder, "bsa")
-    refused(ModelError, "class-conditional norm layers", tmp_path / "out", plain, folder, "cgantransfer")
-    refused(UsageError, "frozen_blocks 9 is outside 0 to 4", tmp_path / "out", make_source(), folder, "freezed",
-            frozen_blocks=9)
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path, source: Path, folder: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot create") as caught:
-        gt.adapt(source, folder, "bsa", tmp_path / "file" / "run", **FAST)
-    assert caught.value.exit_code == 6
-
-
-def test_a_disk_that_fills_up_during_the_run(
-    tmp_path: Path, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is written next says so; what was saved before is taken up again."""
-    original, left = Image.Image.save, [3]
-
-    def save(self: Image.Image, path: Any, *args: Any, **kwargs: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        original(self, path, *args, **kwargs)
-
-    monkeypatch.setattr(Image.Image, "save", save)
-    with pytest.raises(OutputError, match="step-000002.png.*No space left on device.; free space") as caught:
-        gt.adapt(source, folder, "bsa", tmp_path / "run", **FAST)
-    assert caught.value.exit_code == 6 and not isinstance(caught.value.__cause__, OSError)
-    monkeypatch.undo()
-    assert gt.resume(tmp_path / "run").result["steps"] == 4
 
 
 # ---- images of other kinds -------------------------------------------------------------------------------

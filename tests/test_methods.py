@@ -1,7 +1,6 @@
 """The seven contracts of every method on every kind of network (STYLE.md 3.5), over the registry.
 
-A method registered in `gantransfer.methods` is taken up here without a line of its own; variants of its fields
-stand in `VARIANTS`, pairs that make no sense in `REFUSED`.
+What is tested stands in `method_pairs`.
 """
 
 from __future__ import annotations
@@ -9,12 +8,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from method_pairs import PAIRS, Pair
 from tiny import (
     NETWORKS,
     Crash,
@@ -33,86 +33,13 @@ from torch import Tensor, nn
 from gantransfer import api
 from gantransfer.adapter import save_adapter
 from gantransfer.data import ImageData
-from gantransfer.errors import GanTransferError, Interrupted, ModelError, UsageError
+from gantransfer.errors import Interrupted, ModelError
 from gantransfer.layers import SpectralNorm
-from gantransfer.losses import AdversarialLoss
 from gantransfer.modulation import fold, propagations
 from gantransfer.norm import ClassMixture
-from gantransfer.plan import Plan, Target
-from gantransfer.registry import methods
-from gantransfer.runs import Parts, make_method
+from gantransfer.plan import Plan
+from gantransfer.runs import Parts
 from gantransfer.sources import GAN
-
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "bsa": {
-        "mean": {"init": "mean"},
-        "random-source": {"init": "random_source", "d_embedding": "mean"},
-        "source-statistics": {"statistics": "source"},
-        "official-buffers": {"buffers": "official"},
-    },
-    "cgantransfer": {
-        "linear": {"parametrisation": "linear", "lr_scores": 1e-4},
-        "softmax": {"parametrisation": "softmax"},
-        "shared-scores": {"shared_scores": True},
-        "fixed-prior": {"tune_prior": False},
-        "no-residuals": {"residuals": False},
-        "eq5-alone": {"tune_prior": False, "residuals": False, "lambda_s": 0.0},
-        "sum-penalty": {"penalty": "sum", "lambda_r": 1e-3, "lambda_s": 1e-3},
-        "in-d": {"propagate_in_d": True},
-        "fine-tuning": {"finetune_nimg": 8},
-        "official-imagenet": {"parametrisation": "official-imagenet", "buffers": "official"},
-        "official-cifar": {"parametrisation": "official-cifar", "buffers": "official"},
-        "source-statistics": {"statistics": "source"},
-        "official-buffers": {"buffers": "official"},
-    },
-    "transfergan": {
-        "scratch-g": {"generator": "scratch"},
-        "scratch-d": {"discriminator": "scratch"},
-        "scratch-both": {"generator": "scratch", "discriminator": "scratch"},
-        "random-source": {"class_init": "random_source", "d_embedding": "random_source"},
-        "random": {"class_init": "random"},
-    },
-    "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
-}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A method with fields on a network; the target has classes unless the network has none."""
-
-    method: str
-    network: str
-    variant: str = ""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        return VARIANTS[self.method][self.variant] if self.variant else {}
-
-    def __str__(self) -> str:
-        return "-".join(filter(None, (self.method, self.variant, self.network)))
-
-
-# What makes no sense, and what it must say: support cannot be lost unnoticed.
-REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
-    Pair("bsa", "unconditional"): (ModelError, "class-conditional norm layers"),
-    Pair("cgantransfer", "unconditional"): (ModelError, "class-conditional norm layers"),
-    Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
-    Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
-}
-
-
-def _pairs() -> list[Pair]:
-    """Every method on every network with its defaults; variants on the richest network, and those of the class
-    parameters' form on the plainest too."""
-    pairs = [Pair(m, n) for m in methods for n in NETWORKS]
-    for method, variants in VARIANTS.items():
-        for variant, fields in variants.items():
-            form = {"init", "parametrisation"} & fields.keys()
-            pairs += [Pair(method, n, variant) for n in (("tables", "hierarchical") if form else ("hierarchical",))]
-    return [pair for pair in pairs if pair not in REFUSED]
-
-
-PAIRS = _pairs()
 
 
 @dataclass
@@ -361,96 +288,3 @@ def test_interrupted_and_resumed_equals_uninterrupted(trained: Trained, tmp_path
         assert resumed.progress.step == (2 if how == "crash" else step)
         resumed.run()
         assert_same_runs(out, trained.out)
-
-
-# ---- what makes no sense ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pair", REFUSED, ids=str)
-def test_pairs_without_sense_are_refused(pair: Pair, images: dict[bool, ImageData], tmp_path: Path) -> None:
-    error, match = REFUSED[pair]
-    with pytest.raises(error, match=match):
-        assemble(tmp_path, make_source(pair.network), images[True], pair.method, pair.fields)
-
-
-def test_every_variant_belongs_to_a_registered_method() -> None:
-    assert VARIANTS.keys() <= set(methods) and {pair.method for pair in REFUSED} <= set(methods)
-    for method, variants in VARIANTS.items():
-        for fields in variants.values():
-            make_method(method, fields)
-
-
-@pytest.mark.parametrize("method", sorted(methods))
-def test_one_source_and_no_other_number(method: str) -> None:
-    target = Target(10, ("a", "b"), 32, 1)
-    for sources in ([], [make_source(), make_source()]):
-        with pytest.raises(UsageError, match="takes one source, not"):
-            make_method(method, {}).reshape(sources, target)
-
-
-@pytest.mark.parametrize("method", sorted(methods))
-def test_a_target_without_classes(method: str) -> None:
-    """Class-extending methods ask for a class name; the others make an unconditional generator."""
-    gan, target = make_source(), Target(10, (), 32, 1)
-    made = make_method(method, {})
-    if method in ("bsa", "cgantransfer"):
-        with pytest.raises(UsageError, match="--class-name"):
-            made.reshape([gan], target)
-        return
-    generator = made.reshape([gan], target)
-    assert generator.num_classes == 0
-    made.plan(generator, [gan], target, AdversarialLoss())
-
-
-@pytest.mark.parametrize("method", ["freezed", "scratch", "transfergan"])
-def test_an_unconditional_source_learns_classes(method: str, images: dict[bool, ImageData], tmp_path: Path) -> None:
-    parts = assemble(tmp_path, make_source("unconditional"), images[True], method, steps=1)
-    assert parts.trainer.generator.num_classes == 3
-    parts.trainer.run()
-
-
-@pytest.mark.parametrize("method", sorted(methods))
-def test_a_source_without_critic(method: str, images: dict[bool, ImageData], tmp_path: Path) -> None:
-    gan = make_source(critic=False)
-    if method == "scratch":
-        assemble(tmp_path, gan, images[True], method, steps=1).trainer.run()
-        return
-    with pytest.raises(ModelError, match="no discriminator"):
-        assemble(tmp_path, gan, images[True], method)
-
-
-@pytest.mark.parametrize(("method", "fields", "match"), [
-    ("bsa", {"init": "maen"}, "did you mean 'mean'"),
-    ("bsa", {"buffers": "offical"}, "did you mean 'official'"),
-    ("bsa", {"statistics": "bach"}, "did you mean 'batch'"),
-    ("bsa", {"d_embedding": "randm"}, "did you mean 'random'"),
-    ("cgantransfer", {"parametrisation": "liner"}, "did you mean 'linear'"),
-    ("cgantransfer", {"penalty": "means"}, "did you mean 'mean'"),
-    ("cgantransfer", {"statistics": "sources"}, "did you mean 'source'"),
-    ("cgantransfer", {"buffers": "moving"}, "buffers 'moving' does not exist"),
-    ("transfergan", {"generator": "pretraind"}, "did you mean 'pretrained'"),
-    ("transfergan", {"class_init": "meen"}, "did you mean 'mean'"),
-    ("freezed", {"frozen_blocks": 5}, "outside 0 to 4"),
-    ("freezed", {"frozen_blocks": -1}, "outside 0 to 4"),
-])
-def test_wrong_fields_are_refused_before_training(
-    method: str, fields: dict[str, Any], match: str, images: dict[bool, ImageData], tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match=match):
-        assemble(tmp_path, make_source(), images[True], method, fields)
-
-
-def test_one_target_class_is_enough(images: dict[bool, ImageData], tmp_path: Path) -> None:
-    data = images[True].class_subset(["b"])
-    for method in methods:
-        parts = assemble(tmp_path / method, make_source("hierarchical"), data, method, steps=1)
-        parts.trainer.run()
-        assert parts.trainer.generator.num_classes == 1
-
-
-def test_fields_are_kept_in_a_frozen_dataclass() -> None:
-    for name in methods:
-        made = make_method(name, {})
-        assert replace(made) == made
-        with pytest.raises(AttributeError):
-            made.init_seed = 3

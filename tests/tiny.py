@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from picture_files import noise, png, tree
 from torch import Tensor, nn
 
 from gantransfer import runs
+from gantransfer.adapter import save_adapter
 from gantransfer.checkpoint import load_checkpoint
 from gantransfer.data import ImageData
 from gantransfer.losses import AdversarialLoss
+from gantransfer.modulation import fold
 from gantransfer.networks.biggan import BigGAN, build_discriminator, build_generator
 from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
@@ -167,3 +170,15 @@ def _everything(out: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]
 def assert_same_runs(a: Path, b: Path) -> None:
     for one, other in zip(_everything(a), _everything(b), strict=True):
         assert same(one, other)
+
+
+def adapter_of(folder: Path, gan: GAN, data: ImageData, classes: Sequence[str], method: str = "bsa",
+          fields: Mapping[str, Any] | None = None) -> Path:
+    """The adapter of two iterations at a high rate."""
+    fast = {"lr": 0.05} if method in ("bsa", "cgantransfer") else {}
+    parts = assemble(folder / "run", gan, data.class_subset(list(classes)), method, {**fast, **(fields or {})}, steps=2,
+                     eval_nimg=0, checkpoint_nimg=0)
+    parts.trainer.run()
+    best = fold(copy.deepcopy(parts.trainer.ema.module))
+    save_adapter(folder / "adapter", best, gan, "tiny", parts.method, method, parts.target)
+    return folder / "adapter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,10 @@ def poisoned(loss: Loss, when: Callable[[], bool]) -> Loss:
         return Losses({k: v * float("nan") if when() else v for k, v in terms.items()}, logs)
 
     return wrapped
+
+
+def lines(out: Path, name: str = "stats.jsonl") -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (out / name).read_text().splitlines()]

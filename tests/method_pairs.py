@@ -1,0 +1,87 @@
+"""Methods, their variants and the tiny networks they are tested on; what makes no sense together.
+
+A method registered in `gantransfer.methods` is taken up without a line of its own; variants of its fields stand in
+`VARIANTS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tiny import NETWORKS
+
+import gantransfer.methods  # noqa: F401  (registers them)
+from gantransfer.errors import GanTransferError, ModelError, UsageError
+from gantransfer.registry import methods
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "bsa": {
+        "mean": {"init": "mean"},
+        "random-source": {"init": "random_source", "d_embedding": "mean"},
+        "source-statistics": {"statistics": "source"},
+        "official-buffers": {"buffers": "official"},
+    },
+    "cgantransfer": {
+        "linear": {"parametrisation": "linear", "lr_scores": 1e-4},
+        "softmax": {"parametrisation": "softmax"},
+        "shared-scores": {"shared_scores": True},
+        "fixed-prior": {"tune_prior": False},
+        "no-residuals": {"residuals": False},
+        "eq5-alone": {"tune_prior": False, "residuals": False, "lambda_s": 0.0},
+        "sum-penalty": {"penalty": "sum", "lambda_r": 1e-3, "lambda_s": 1e-3},
+        "in-d": {"propagate_in_d": True},
+        "fine-tuning": {"finetune_nimg": 8},
+        "official-imagenet": {"parametrisation": "official-imagenet", "buffers": "official"},
+        "official-cifar": {"parametrisation": "official-cifar", "buffers": "official"},
+        "source-statistics": {"statistics": "source"},
+        "official-buffers": {"buffers": "official"},
+    },
+    "transfergan": {
+        "scratch-g": {"generator": "scratch"},
+        "scratch-d": {"discriminator": "scratch"},
+        "scratch-both": {"generator": "scratch", "discriminator": "scratch"},
+        "random-source": {"class_init": "random_source", "d_embedding": "random_source"},
+        "random": {"class_init": "random"},
+    },
+    "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method with fields on a network; the target has classes unless the network has none."""
+
+    method: str
+    network: str
+    variant: str = ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return VARIANTS[self.method][self.variant] if self.variant else {}
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.method, self.variant, self.network)))
+
+
+# What makes no sense, and what it must say: support cannot be lost unnoticed.
+REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
+    Pair("bsa", "unconditional"): (ModelError, "class-conditional norm layers"),
+    Pair("cgantransfer", "unconditional"): (ModelError, "class-conditional norm layers"),
+    Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
+    Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
+}
+
+
+def _pairs() -> list[Pair]:
+    """Every method on every network with its defaults; variants on the richest network, and those of the class
+    parameters' form on the plainest too."""
+    pairs = [Pair(m, n) for m in methods for n in NETWORKS]
+    for method, variants in VARIANTS.items():
+        for variant, fields in variants.items():
+            form = {"init", "parametrisation"} & fields.keys()
+            pairs += [Pair(method, n, variant) for n in (("tables", "hierarchical") if form else ("hierarchical",))]
+    return [pair for pair in pairs if pair not in REFUSED]
+
+
+PAIRS = _pairs()
