@@ -26,13 +26,14 @@ from gantransfer.weights import write_json, write_tensors
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
 SELECT_FAKES = 1000
+FEWEST_HELD_OUT = 32  # a distance to fewer images says nothing
 
 
 class Evaluator:
     """Measures generators of one run, always under the same two protocols.
 
     `select` compares with the selection split during training; `report` with the reported one at the end. Where
-    no image was held out both use the training images, and the result says so.
+    too few images were held out both use the training images, and the result says so.
     """
 
     def __init__(self, data: ImageData, measure: dict[str, Any]) -> None:
@@ -43,7 +44,7 @@ class Evaluator:
     def select(self, generator: nn.Module, progress: Progress) -> dict[str, Any]:
         """The distance by which checkpoints are compared, as a line for ``metrics.jsonl``."""
         found = measuring.evaluate(
-            sampler(generator), self.data.held_out("select"), metrics=("frechet",), features=self.features,
+            sampler(generator), self._held_out("select"), metrics=("frechet",), features=self.features,
             n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data, floor=progress.step == 0,
         )
         distance = found["metrics"]["frechet"]
@@ -55,9 +56,13 @@ class Evaluator:
     def report(self, generator: nn.Module) -> dict[str, Any]:
         """Every default metric on the reported split."""
         return measuring.evaluate(
-            sampler(generator), self.data.held_out("report"), features=self.features, n_fake=self.n_fake,
+            sampler(generator), self._held_out("report"), features=self.features, n_fake=self.n_fake,
             seed=REPORT_SEED, training=self.data,
         )
+
+    def _held_out(self, part: str) -> ImageData | None:
+        images = self.data.held_out(part)
+        return images if images is not None and len(images) >= FEWEST_HELD_OUT else None
 
 
 def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Callable[[dict[str, Any]], None]) -> None:
@@ -140,6 +145,8 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
     for name, value in after["metrics"].items():
         if isinstance(value, dict):
             result["per_class"] = value
+            continue
+        if name not in before["metrics"]:
             continue
         result["rows"].append({
             "metric": name, "label": after["labels"].get(name, name), "before": before["metrics"][name],

@@ -69,12 +69,19 @@ def _grid(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any
 
     count = settings.get("count") or min(8 * len(classes), 80)
     per_class = -(-count // len(classes))
-    columns = settings.get("columns") or (per_class if 1 < len(classes) and per_class <= WIDEST else min(count, 8))
+    columns = settings.get("columns") or _columns(len(classes), per_class, count)
     labels = [classes[i // per_class] for i in range(count)]
     images = gan.sample(count, labels, settings.get("seed", 0), settings.get("truncation", 1.0))
     _write(out, lambda: grid(images, columns, settings.get("scale") or 1).save(out))
     shown = ", ".join(map(str, classes[:12])) + (", ..." if len(classes) > 12 else "")
     say(f"{out}: {count} images, {'one row per class' if columns == per_class else f'{per_class} per class'}: {shown}")
+
+
+def _columns(classes: int, per_class: int, count: int) -> int:
+    """One class per row, or, with many classes, so many beside each other that the sheet is about square."""
+    if classes == 1 or per_class > WIDEST:
+        return min(count, 8)
+    return per_class * max(1, min(round((classes / per_class) ** 0.5), WIDEST // per_class))
 
 
 def _files(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:

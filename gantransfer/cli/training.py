@@ -50,11 +50,11 @@ def pretrain(settings: Settings) -> None:
 
 def resume(settings: Settings) -> None:
     """``gantransfer resume``."""
-    from gantransfer import api
+    from gantransfer import api, runs
 
     use_threads(settings)
     folder = Path(settings["run"])
-    if (folder / "result.json").is_file():
+    if runs.finished(folder, runs.Job.from_config(runs.read_config(folder))):
         note(f"run '{folder}' is finished already; this is its result")
     with progress(settings.get("quiet", False)) as show:
         run = api.resume(folder, progress=show)

@@ -52,9 +52,9 @@ class BSA:
 
     init: str = "scratch"
     d_embedding: str = "random"
-    lr: float = 1e-3
+    lr: float = 5e-3
     lr_noise: float | None = None
-    lr_d: float = 2e-4
+    lr_d: float = 4e-4
     statistics: str = "batch"
     buffers: str = "fixed"
     init_seed: int = 0

@@ -87,7 +87,7 @@ class CGANTransfer:
     tune_prior: bool = True
     residuals: bool = True
     shared_scores: bool = False
-    score_scale: float = 1.0
+    score_scale: float = 2.0
     lambda_r: float | None = None
     lambda_s: float | None = None
     penalty: str = "sum"
@@ -98,7 +98,7 @@ class CGANTransfer:
     lr_prior: float | None = None
     lr_residual: float | None = None
     lr_noise: float | None = None
-    lr_d: float = 2e-4
+    lr_d: float = 4e-4
     finetune_nimg: int = 0
     lr_finetune: float = 1e-4
     statistics: str = "batch"

@@ -101,7 +101,15 @@ def evaluate(
 
         def compare(a: FeatureSet, b: FeatureSet, notes: list[str]) -> dict[str, Any]:
             comparison = Comparison(a, b, reference.classes, known, seed, notes)
-            return {name: _plain(name, m.compute(comparison)) for name, m in chosen.items()}
+            values = {}
+            for name, m in chosen.items():
+                try:
+                    values[name] = _plain(name, m.compute(comparison))
+                except DataError as error:
+                    if metrics is not None:
+                        raise
+                    notes.append(f"{m.label_for(extractor.name)} was left out ({error})")
+            return values
 
         result = {
             "protocol": protocol(extractor, len(real), len(fake), seed, kind),
