@@ -26,7 +26,7 @@ from gantransfer.weights import write_json, write_tensors
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
 SELECT_FAKES = 1000
-FEWEST_HELD_OUT = 32  # a distance to fewer images says nothing
+FEWEST_HELD_OUT = 8  # a distance to fewer images says nothing at all
 
 
 class Evaluator:

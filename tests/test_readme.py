@@ -75,7 +75,7 @@ def shortened(command: str) -> list[str]:
 def furnish(folder: Path) -> None:
     """What the README takes for granted: the reader's own images."""
     for name in ("my-images", "my-digits", "photos"):
-        tiny.write_images(folder / name, {"a": 12, "b": 12, "c": 12})
+        tiny.write_images(folder / name, {"ant": 12, "bee": 12, "cat": 12})
     (folder / "runs").mkdir()
 
 
