@@ -29,8 +29,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of twelve images."""
-    return write_images(tmp_path_factory.mktemp("images"), dict.fromkeys("abc", 12))
+    """Three classes of 28 images: with six of each for training, enough are held out to measure by."""
+    return write_images(tmp_path_factory.mktemp("images"), dict.fromkeys("abc", 28))
 
 
 @pytest.fixture(scope="session")
