@@ -39,9 +39,10 @@ class Training:
     def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
         """Every setting, for `images` training images and "adapt" or "pretrain".
 
-        Adaptation: 400 iterations for 25 images, growing with the cube root of the set to 2,400 for 5,000; small
-        sets are augmented (below 500 images), since the critic would learn them by heart. Batches of 32, or
-        the whole set if it is smaller. The moving average spans about 50 iterations in adaptation.
+        Adaptation: 400 iterations for 25 images, growing with the cube root of the set to 2,400 for 5,000. Sets
+        below 5,000 images are augmented by translations: a critic learns few images by heart, and its gradients
+        then swing. Batches of 32, or the whole set if it is smaller. The moving average spans about 50 iterations
+        in adaptation.
         """
         pretraining = kind == "pretrain"
         batch = self.batch_size
@@ -53,7 +54,7 @@ class Training:
         shown = batch * self.d_steps * self.accumulate
         augment = self.augment
         if augment is None:
-            augment = "" if pretraining or images >= 500 else "translation"
+            augment = "" if pretraining or images >= 5000 else "translation"
         schedule = Schedule(
             steps=steps, batch_size=batch, accumulate=self.accumulate, seed=self.seed, lr_decay=self.lr_decay,
             ema_decay=self.ema_decay if self.ema_decay is not None else (0.999 if pretraining else 0.98),

@@ -259,7 +259,7 @@ def test_rates() -> None:
     gan = small_gan("hierarchical")
     _, plan, _ = planned(gan, lr=0.5, finetune_nimg=10)
     assert {n: g.lr for n, g in plan.groups.items()} == {
-        "scores": 0.5, "prior": 0.5, "residual": 0.5, "noise": 0.5, "D": 2e-4, "body": 1e-4}
+        "scores": 0.5, "prior": 0.5, "residual": 0.5, "noise": 0.5, "D": 4e-4, "body": 1e-4}
     _, plan, _ = planned(gan, lr_scores=1.0, lr_prior=2.0, lr_residual=0.0, lr_noise=4.0, lr_d=5.0)
     assert [plan.groups[n].lr for n in ("scores", "prior", "residual", "noise", "D")] == [1.0, 2.0, 0.0, 4.0, 5.0]
 

@@ -135,7 +135,7 @@ def test_every_verb_has_help_with_examples_that_parse(capsys: Capture, verb: str
 
 def test_help_lists_the_methods_fields(capsys: Capture) -> None:
     code, out, _ = call(capsys, "adapt", "--method", "bsa", "--help")
-    assert code == 0 and "--lr-noise" in out and "default: 0.001" in out and "--lambda-r" not in out
+    assert code == 0 and "--lr-noise" in out and "default: 0.005" in out and "--lambda-r" not in out
     assert "--d-widths" in call(capsys, "pretrain", "--arch=biggan", "--help")[1]
 
 
