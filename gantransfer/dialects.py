@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from gantransfer.errors import ModelError
+from gantransfer.layers import weights_follow
 from gantransfer.modulation import attach_official_propagation
 from gantransfer.networks.biggan import (
     D_RESOLUTIONS,
@@ -175,6 +176,7 @@ def _notes(config: BigGANConfig, settings: Mapping[str, Any], critic: bool) -> t
 
 
 @dialects.register("biggan-pytorch")
+@weights_follow()
 def biggan_pytorch(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
     """``G.pth``/``G_ema.pth`` and ``D.pth`` of ajbrock/BigGAN-PyTorch."""
     config = infer_biggan(g, d, settings)
@@ -198,6 +200,7 @@ _TRANSFER_KEY = re.compile(
 
 
 @dialects.register("cgantransfer")
+@weights_follow()
 def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
     """``G.pth`` and ``D.pth`` of mshahbazi72/cGANTransfer, both flavours.
 

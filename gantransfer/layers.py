@@ -12,6 +12,9 @@ half the multiplications). Kernel and sigma of weights that take no gradient are
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -238,6 +241,20 @@ class SelfAttention(nn.Module):
         return self.gamma * self.o(o) + x
 
 
+_drawing = ContextVar("drawing", default=True)
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """Inside, `initialise` draws nothing, since every weight is loaded right after: orthogonal draws of a
+    full-size network take longer than reading its file."""
+    token = _drawing.set(False)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
+
+
 def initialise(module: nn.Module, scheme: str) -> None:
     """Initialise every convolution, linear and embedding weight in place as BigGAN does.
 
@@ -253,6 +270,8 @@ def initialise(module: nn.Module, scheme: str) -> None:
     }
     if scheme not in schemes:
         raise ValueError(f"init scheme '{scheme}' is unknown; choose one of {', '.join(schemes)}")
+    if not _drawing.get():
+        return
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding)):
             schemes[scheme](layer.weight)

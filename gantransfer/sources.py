@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import gantransfer.networks  # noqa: F401  (registers the architectures)
 from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, did_you_mean
+from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, propagations
 from gantransfer.registry import architectures
 from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
@@ -105,8 +106,12 @@ class GAN:
         files = {part: folder / f"{part}.safetensors" for part in ("generator", "generator_ema", "discriminator")}
 
         def load(file: Path, build: Any) -> nn.Module:
-            network = build(config)
+            with weights_follow():
+                network = build(config)
             load_strictly(network, read_tensors(file), f"'{file}'")
+            recorded = meta.get("other_sha256", {}).get(file.stem)
+            if recorded not in (None, state_sha256(network)):
+                raise ModelError(f"'{file}' is not the file its config.json names; restore it")
             return network
 
         if not files["generator"].is_file() and not files["generator_ema"].is_file():
@@ -159,6 +164,8 @@ class GAN:
             "standing": any(n.standing for n in generator.standing_norms()),
             "card": self.card,
         }
+        others = {"generator": self.raw_generator, "discriminator": self.discriminator}
+        meta["other_sha256"] = {name: state_sha256(net) for name, net in others.items() if net is not None}
         if self._base_sha256:
             meta["base_sha256"] = self._base_sha256
         write_json(meta, folder / "config.json")

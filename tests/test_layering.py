@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "inception"}, {"registry", "weights", "shipped"}),
     "networks": ({"networks"}, {"layers", "norm", "registry"}),
-    "sources": ({"sources", "dialects", "sampling"}, {"settings", "networks", "modulation"}),
+    "sources": ({"sources", "dialects", "sampling"}, {"settings", "networks", "modulation", "layers"}),
     "methods": ({"methods", "extension"}, {"plan", "losses", "modulation", "layers", "norm", "registry"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"}, {"settings", "images", "augment", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
-from gantransfer.layers import SelfAttention, SNConv2d, SNEmbedding, SNLinear, initialise
+from gantransfer.layers import SelfAttention, SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
 from gantransfer.norm import (
     BatchNorm,
     ClassBatchNorm,
@@ -317,7 +317,8 @@ class Generator(nn.Module):
         config = replace(
             self.config, num_classes=self.config.num_classes - sum(self.config.extensions), extensions=()
         )
-        base = build_generator(config)
+        with weights_follow():
+            base = build_generator(config)
         state, own = {}, dict(self.named_modules())
         for key, tensor in self.state_dict().items():
             parts = key.split(".")
@@ -349,7 +350,8 @@ class Generator(nn.Module):
         source = self.base() if self.config.extensions else self
         affine = "noisy-table" if self.config.hierarchical else "table"
         config = replace(source.config, num_classes=classes, class_affine=affine, shared_dim=0)
-        target = build_generator(config)
+        with weights_follow():
+            target = build_generator(config)
         state = {k: v for k, v in source._averaged_state().items() if k in target.state_dict()}
         for name, norm in source.class_norms():
             for part, affine_module in (("gain", norm.gain), ("bias", norm.bias)):
