@@ -68,7 +68,9 @@ def test_yaml(tmp_path: Path) -> None:
         read_yaml(tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize(("images", "augmented"), [(2, True), (25, True), (4999, True), (5000, False), (100_000, False)])
+@pytest.mark.parametrize(
+    ("images", "augmented"), [(2, True), (25, True), (4999, True), (5000, False), (100_000, False)]
+)
 def test_a_user_who_sets_nothing_gets_a_sensible_run(images: int, augmented: bool) -> None:
     schedule, loss = Training().resolve(images, "adapt")
     assert 2 <= schedule.batch_size <= min(32, max(2, images))
