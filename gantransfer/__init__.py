@@ -16,9 +16,10 @@ __version__ = "0.1.0"
 # Resolved on first use, so that the command line can answer --help without importing torch. No public name may
 # equal a module's name: importing the module would hide it.
 _HOMES = {
-    "gantransfer.api": ("Run", "adapt", "evaluate", "extend", "inspect", "load", "merge", "pretrain", "resume"),
+    "gantransfer.api": ("adapt", "pretrain", "resume"),
     "gantransfer.data": ("ImageData",),
     "gantransfer.registry": ("register_architecture", "register_features", "register_method", "register_metric"),
+    "gantransfer.results": ("Run", "evaluate", "extend", "inspect", "load", "merge"),
     "gantransfer.sources": ("GAN", "convert"),
 }
 _PUBLIC = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,58 +1,35 @@
-"""The library's verbs: adapt, pretrain, resume, load, evaluate, extend, merge, inspect."""
+"""The library's verbs: starting runs here, using their results in `gantransfer.results`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from inspect import signature
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from gantransfer import adapter as adapters
 from gantransfer import runs
 from gantransfer.config import from_mapping
 from gantransfer.data import ImageData
 from gantransfer.defaults import Training
-from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
+from gantransfer.errors import DataError, UsageError, did_you_mean
 from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
 from gantransfer.pictures import class_grid, real_grid
 from gantransfer.registry import methods
-from gantransfer.sampling import sampler
+from gantransfer.results import Run, check_data_options, job_source, load_run
+from gantransfer.results import evaluate as evaluate
+from gantransfer.results import extend as extend
+from gantransfer.results import inspect as inspect
+from gantransfer.results import load as load
+from gantransfer.results import merge as merge
+from gantransfer.results import report as report
 from gantransfer.shipped import data_names
 from gantransfer.sources import GAN, shipped_models
 from gantransfer.trainer import Hooks
-from gantransfer.weights import read_tensors, write_json
+from gantransfer.weights import write_json
 
 Progress = Callable[[dict[str, Any]], None]
 _TRAINING = {f.name for f in Training.__dataclass_fields__.values()}
-
-
-@dataclass
-class Run:
-    """A finished run.
-
-    Attributes:
-        path: its directory. gan: the adapted GAN (best EMA generator, target classes).
-        metrics: every evaluation, as in ``metrics.jsonl``. result: the final table, as in ``result.json``.
-    """
-
-    path: Path
-    gan: GAN
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def generator(self) -> nn.Module:
-        return self.gan.generator
-
-    @property
-    def classes(self) -> list[str]:
-        return self.gan.classes
 
 
 # ---- starting a run --------------------------------------------------------------------------------------
@@ -83,7 +60,7 @@ def adapt(
     """
     training, fields = _split_settings(settings, method, "adapt")
     measure = _measure(evaluate, features, n_fake, track)
-    _check_data_options(data_options, "size", "channels")
+    check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
@@ -105,7 +82,7 @@ def pretrain(
     """
     training, fields = _split_settings(settings, "scratch", "pretrain")
     measure = _measure(evaluate, features, n_fake, track)
-    _check_data_options(data_options)
+    check_data_options(data_options)
     folder = _out(out, "pretrain")
     network = dict(network or {})
     options = {"size": network.get("resolution", 32), "channels": network.get("channels"), **(data_options or {})}
@@ -129,7 +106,7 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
     job = runs.Job.from_config(runs.read_config(folder))
     if runs.finished(folder, job):
         return load_run(folder)
-    gan, images = _job_source(job, folder), ImageData(**job.data)
+    gan, images = job_source(job, folder), ImageData(**job.data)
     return _train(job, gan, images, folder, progress, new=False)
 
 
@@ -142,7 +119,7 @@ def plan(
     for unused in ("features", "n_fake", "evaluate", "track", "progress", "out"):
         settings.pop(unused, None)
     training, fields = _split_settings(settings, method, "adapt")
-    _check_data_options(data_options, "size", "channels")
+    check_data_options(data_options, "size", "channels")
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
@@ -168,15 +145,6 @@ def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tupl
     runs.make_method(method, fields)
     training.resolve(100, kind)
     return training, fields
-
-
-def _check_data_options(options: Mapping[str, Any] | None, *given: str) -> None:
-    """Refuse what `ImageData` does not take, or what is `given` by the source."""
-    names = [name for name in signature(ImageData).parameters if name not in ("path", *given)]
-    for key in options or {}:
-        if key not in names:
-            why = " (it is the source's)" if key in given else did_you_mean(key, names)
-            raise UsageError(f"data has no setting '{key}'{why}; have: {', '.join(names)}")
 
 
 def _out(out: str | Path | None, name: str) -> Path:
@@ -235,15 +203,6 @@ def _source_name(gan: GAN, source: GAN | str | Path, folder: Path) -> str:
     return str(Path(source).resolve()) if Path(source).is_dir() and str(source) not in shipped_models() else str(source)
 
 
-def _job_source(job: runs.Job, folder: Path) -> GAN:
-    if job.kind == "pretrain":
-        network = {k: v for k, v in job.network.items() if k != "name"}
-        classes = ImageData(**job.data).classes if network["num_classes"] else []
-        return runs.blank_source(job.arch, network, list(classes))
-    local = folder / "source"
-    return GAN.from_pretrained(local if local.is_dir() else job.source)
-
-
 # ---- running it ------------------------------------------------------------------------------------------
 
 
@@ -290,133 +249,3 @@ def _reporter(job: runs.Job, folder: Path, progress: Progress | None) -> Progres
             progress(event)
 
     return report
-
-
-# ---- using the result ------------------------------------------------------------------------------------
-
-
-def load_run(path: str | Path) -> Run:
-    """A finished run directory."""
-    folder = Path(path)
-    result = folder / "result.json"
-    return Run(folder, load(folder), runs.read_lines(folder / "metrics.jsonl"),
-               json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {})
-
-
-def load(name: str | Path) -> GAN:
-    """A shipped model, a model directory, a hub id, or the adapted GAN of a run directory."""
-    folder = Path(name)
-    if (folder / "model" / "config.json").is_file():
-        return GAN.from_pretrained(folder / "model")
-    if (folder / "config.yaml").is_file():
-        if not (folder / "adapter" / "adapter_config.json").is_file():
-            raise ModelError(f"run '{folder}' has no adapter yet; finish it with 'gantransfer resume {folder}'")
-        job = runs.Job.from_config(runs.read_config(folder))
-        return merge(_job_source(job, folder), folder)
-    return GAN.from_pretrained(name)
-
-
-def _gan(source: GAN | Run | str | Path) -> GAN:
-    if isinstance(source, Run):
-        return source.gan
-    return source if isinstance(source, GAN) else load(source)
-
-
-def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
-    """The adapted GAN as a model of its own: target classes only, plain modules, the same images.
-
-    Raises:
-        ModelError: the adapter belongs to another source, or is damaged.
-    """
-    gan, loaded = _gan(gan), adapters.read_adapter(adapter)
-    generator = adapters.rebuild(gan, loaded)
-    card = {"name": f"{loaded.source_name} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
-    return GAN(generator, arch=gan.arch, classes=list(loaded.target.classes) or None, card=card)
-
-
-def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str, str] | None = None) -> GAN:
-    """`gan` with the classes of one or more adapters added; old classes are bit-identical in any batch.
-
-    Args:
-        rename: new names for adapters' classes that exist already, in `gan` or in an adapter before theirs.
-
-    Raises:
-        UsageError: a class name twice; no adapter. ModelError: an adapter of another source, a damaged one, or one
-            that changed weights which the old classes use (`merge` takes it).
-    """
-    extended = _gan(gan)
-    if not adapter_dirs:
-        raise UsageError("no adapter was given; name at least one run directory or adapter directory")
-    loaded = [adapters.read_adapter(folder) for folder in adapter_dirs]
-    for adapter, names in zip(loaded, adapters.new_names(extended, loaded, rename or {}), strict=True):
-        extended = adapters.extend(extended, adapter, names)
-    return extended
-
-
-def evaluate(
-    gan: GAN | Run | str | Path, data: ImageData | str | Path, *, data_options: Mapping[str, Any] | None = None,
-    metrics: Sequence[str] | str | None = None, features: str = "glyph-cnn", n_fake: int | None = None, seed: int = 0,
-    part: str = "report", progress: Callable[..., None] | None = None,
-) -> dict[str, Any]:
-    """Compare a GAN's samples with real images; see `gantransfer.metrics.evaluate` for the result.
-
-    Args:
-        part: which held-out images are the reference: "report" or "select"; where none are held out, the data
-            themselves.
-    """
-    from gantransfer.metrics import evaluate as measure
-
-    _check_data_options(data_options, "size", "channels")
-    gan = _gan(gan)
-    images = data if isinstance(data, ImageData) else ImageData(
-        data, size=gan.config["resolution"], channels=gan.config["channels"], **(data_options or {}))
-    generator = gan.generator
-    draw = sampler(generator)
-    if images.labelled and generator.num_classes:
-        unknown = [c for c in images.classes if c not in gan.classes]
-        if unknown:
-            raise UsageError(f"class '{unknown[0]}' of the data is not one of the model's ({len(unknown)} such); "
-                             "choose classes with --classes")
-        ids = torch.tensor([gan.classes.index(c) for c in images.classes])
-        inner = draw
-
-        def draw(labels: torch.Tensor, seed: int) -> torch.Tensor:
-            return inner(ids[labels], seed)
-
-    return measure(draw, images.held_out(part), metrics=metrics, features=features, n_fake=n_fake, seed=seed,
-                   training=images, progress=progress)
-
-
-def inspect(path: str | Path) -> dict[str, Any]:
-    """What a model directory, shipped name, run, adapter or single checkpoint file holds."""
-    folder = Path(path)
-    if folder.is_file():
-        tensors = read_tensors(folder)
-        return {"kind": "checkpoint", "tensors": {k: list(t.shape) for k, t in tensors.items()},
-                "entries": sum(t.numel() for t in tensors.values()),
-                "dtypes": sorted({str(t.dtype) for t in tensors.values()})}
-    if (folder / "config.yaml").is_file():
-        config = runs.read_config(folder)
-        lines = runs.read_lines(folder / "stats.jsonl")
-        found: dict[str, Any] = {k: config[k] for k in ("command", "source", "method", "train")}
-        found |= {"run_kind": config["kind"], "kind": "run", "finished": (folder / "result.json").is_file(),
-                  "step": lines[-1]["step"] if lines else 0}
-        if found["finished"]:
-            found["result"] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return found
-    if (folder / "adapter_config.json").is_file():
-        loaded = adapters.read_adapter(folder)
-        return {"kind": "adapter", "method": loaded.method, "fields": loaded.fields, "source": loaded.source_name,
-                "source_sha256": loaded.source_sha256, "classes": list(loaded.target.classes),
-                "tensors": {k: list(t.shape) for k, t in loaded.tensors.items()},
-                "bytes": sum(t.numel() * t.element_size() for t in loaded.tensors.values())}
-    return {"kind": "model", **GAN.from_pretrained(path).summary()}
-
-
-def report(run_dir: str | Path) -> Path:
-    """Write (again) the HTML report of a run directory and return its path."""
-    from gantransfer.report import write_report
-
-    runs.read_config(Path(run_dir))
-    return write_report(Path(run_dir))
-

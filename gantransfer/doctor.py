@@ -17,7 +17,6 @@ EXTRAS = (
     ("hf", "datasets", "images from Hugging Face data sets"),
     ("tb", "tensorboard", "--track tensorboard"),
     ("wandb", "wandb", "--track wandb"),
-    ("plots", "matplotlib", "figures for papers"),
     ("features", "transformers", "dinov2 and clip features"),
     ("dev", "pytest", "running the tests"),
 )

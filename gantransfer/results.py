@@ -1,0 +1,188 @@
+"""Using what a run made: load it, merge or extend, evaluate, look inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gantransfer import adapter as adapters
+from gantransfer import runs
+from gantransfer.data import ImageData
+from gantransfer.errors import ModelError, UsageError, did_you_mean
+from gantransfer.sampling import sampler
+from gantransfer.sources import GAN
+from gantransfer.weights import read_tensors
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its directory. gan: the adapted GAN (best EMA generator, target classes).
+        metrics: every evaluation, as in ``metrics.jsonl``. result: the final table, as in ``result.json``.
+    """
+
+    path: Path
+    gan: GAN
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.gan.generator
+
+    @property
+    def classes(self) -> list[str]:
+        return self.gan.classes
+
+
+def job_source(job: runs.Job, folder: Path) -> GAN:
+    if job.kind == "pretrain":
+        network = {k: v for k, v in job.network.items() if k != "name"}
+        classes = ImageData(**job.data).classes if network["num_classes"] else []
+        return runs.blank_source(job.arch, network, list(classes))
+    local = folder / "source"
+    return GAN.from_pretrained(local if local.is_dir() else job.source)
+
+
+def load_run(path: str | Path) -> Run:
+    """A finished run directory."""
+    folder = Path(path)
+    result = folder / "result.json"
+    return Run(folder, load(folder), runs.read_lines(folder / "metrics.jsonl"),
+               json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {})
+
+
+def load(name: str | Path) -> GAN:
+    """A shipped model, a model directory, a hub id, or the adapted GAN of a run directory."""
+    folder = Path(name)
+    if (folder / "model" / "config.json").is_file():
+        return GAN.from_pretrained(folder / "model")
+    if (folder / "config.yaml").is_file():
+        if not (folder / "adapter" / "adapter_config.json").is_file():
+            raise ModelError(f"run '{folder}' has no adapter yet; finish it with 'gantransfer resume {folder}'")
+        job = runs.Job.from_config(runs.read_config(folder))
+        return merge(job_source(job, folder), folder)
+    return GAN.from_pretrained(name)
+
+
+def _gan(source: GAN | Run | str | Path) -> GAN:
+    if isinstance(source, Run):
+        return source.gan
+    return source if isinstance(source, GAN) else load(source)
+
+
+def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
+    """The adapted GAN as a model of its own: target classes only, plain modules, the same images.
+
+    Raises:
+        ModelError: the adapter belongs to another source, or is damaged.
+    """
+    gan, loaded = _gan(gan), adapters.read_adapter(adapter)
+    generator = adapters.rebuild(gan, loaded)
+    card = {"name": f"{loaded.source_name} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
+    return GAN(generator, arch=gan.arch, classes=list(loaded.target.classes) or None, card=card)
+
+
+def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str, str] | None = None) -> GAN:
+    """`gan` with the classes of one or more adapters added; old classes are bit-identical in any batch.
+
+    Args:
+        rename: new names for adapters' classes that exist already, in `gan` or in an adapter before theirs.
+
+    Raises:
+        UsageError: a class name twice; no adapter. ModelError: an adapter of another source, a damaged one, or one
+            that changed weights which the old classes use (`merge` takes it).
+    """
+    extended = _gan(gan)
+    if not adapter_dirs:
+        raise UsageError("no adapter was given; name at least one run directory or adapter directory")
+    loaded = [adapters.read_adapter(folder) for folder in adapter_dirs]
+    for adapter, names in zip(loaded, adapters.new_names(extended, loaded, rename or {}), strict=True):
+        extended = adapters.extend(extended, adapter, names)
+    return extended
+
+
+def check_data_options(options: Mapping[str, Any] | None, *given: str) -> None:
+    """Refuse what `ImageData` does not take, or what is `given` by the source."""
+    names = [name for name in signature(ImageData).parameters if name not in ("path", *given)]
+    for key in options or {}:
+        if key not in names:
+            why = " (it is the source's)" if key in given else did_you_mean(key, names)
+            raise UsageError(f"data has no setting '{key}'{why}; have: {', '.join(names)}")
+
+
+def evaluate(
+    gan: GAN | Run | str | Path, data: ImageData | str | Path, *, data_options: Mapping[str, Any] | None = None,
+    metrics: Sequence[str] | str | None = None, features: str = "glyph-cnn", n_fake: int | None = None, seed: int = 0,
+    part: str = "report", progress: Callable[..., None] | None = None,
+) -> dict[str, Any]:
+    """Compare a GAN's samples with real images; see `gantransfer.metrics.evaluate` for the result.
+
+    Args:
+        part: which held-out images are the reference: "report" or "select"; where none are held out, the data
+            themselves.
+    """
+    from gantransfer.metrics import evaluate as measure
+
+    check_data_options(data_options, "size", "channels")
+    gan = _gan(gan)
+    images = data if isinstance(data, ImageData) else ImageData(
+        data, size=gan.config["resolution"], channels=gan.config["channels"], **(data_options or {}))
+    generator = gan.generator
+    draw = sampler(generator)
+    if images.labelled and generator.num_classes:
+        unknown = [c for c in images.classes if c not in gan.classes]
+        if unknown:
+            raise UsageError(f"class '{unknown[0]}' of the data is not one of the model's ({len(unknown)} such); "
+                             "choose classes with --classes")
+        ids = torch.tensor([gan.classes.index(c) for c in images.classes])
+        inner = draw
+
+        def draw(labels: torch.Tensor, seed: int) -> torch.Tensor:
+            return inner(ids[labels], seed)
+
+    return measure(draw, images.held_out(part), metrics=metrics, features=features, n_fake=n_fake, seed=seed,
+                   training=images, progress=progress)
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """What a model directory, shipped name, run, adapter or single checkpoint file holds."""
+    folder = Path(path)
+    if folder.is_file():
+        tensors = read_tensors(folder)
+        return {"kind": "checkpoint", "tensors": {k: list(t.shape) for k, t in tensors.items()},
+                "entries": sum(t.numel() for t in tensors.values()),
+                "dtypes": sorted({str(t.dtype) for t in tensors.values()})}
+    if (folder / "config.yaml").is_file():
+        config = runs.read_config(folder)
+        lines = runs.read_lines(folder / "stats.jsonl")
+        found: dict[str, Any] = {k: config[k] for k in ("command", "source", "method", "train")}
+        found |= {"run_kind": config["kind"], "kind": "run", "finished": (folder / "result.json").is_file(),
+                  "step": lines[-1]["step"] if lines else 0}
+        if found["finished"]:
+            found["result"] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return found
+    if (folder / "adapter_config.json").is_file():
+        loaded = adapters.read_adapter(folder)
+        return {"kind": "adapter", "method": loaded.method, "fields": loaded.fields, "source": loaded.source_name,
+                "source_sha256": loaded.source_sha256, "classes": list(loaded.target.classes),
+                "tensors": {k: list(t.shape) for k, t in loaded.tensors.items()},
+                "bytes": sum(t.numel() * t.element_size() for t in loaded.tensors.values())}
+    return {"kind": "model", **GAN.from_pretrained(path).summary()}
+
+
+def report(run_dir: str | Path) -> Path:
+    """Write (again) the HTML report of a run directory and return its path."""
+    from gantransfer.report import write_report
+
+    runs.read_config(Path(run_dir))
+    return write_report(Path(run_dir))
