@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gantransfer.errors import ModelError, UsageError, did_you_mean
 from gantransfer.layers import SpectralNorm
 from gantransfer.norm import class_rows
-from gantransfer.plan import Source, Target
+from gantransfer.plan import Group, Source, Target
 from gantransfer.registry import architectures
 
 ROW_INITS = ("mean", "random_source", "random")
@@ -88,6 +88,17 @@ def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: 
         embed = source.discriminator.embed
         old = 0 if embed is None else embed.num_embeddings
         return source.discriminator.with_classes(classes, mixing_rows(init, classes, old, seed))
+
+
+def split_groups(name: str, network: nn.Module, lr: float, lr_classes: float, **adam: Any) -> dict[str, Group]:
+    """Two groups of a whole network: ``name`` for shared weights, ``name_classes`` for class tables and embeddings,
+    which see few images each and need larger rates."""
+    rows = [p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
+    ids = {id(p) for p in rows}
+    groups = {name: Group([p for p in network.parameters() if id(p) not in ids], lr, **adam)}
+    if rows:
+        groups[f"{name}_classes"] = Group(rows, lr_classes, **adam)
+    return groups
 
 
 def frozen_layers(generator: nn.Module, statistics: str = "batch", buffers: str = "fixed") -> list[nn.Module]:

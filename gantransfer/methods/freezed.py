@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gantransfer.errors import UsageError
-from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, target_critic
+from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, split_groups, target_critic
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -29,14 +29,16 @@ class FreezeD:
     Attributes:
         frozen_blocks: how many of D's blocks stay fixed, counted from the image.
         class_init, d_embedding: where new classes' rows of G and D start: "mean", "random_source", "random".
-        lr_g, lr_d: Adam rates (betas 0 and 0.999). init_seed: seed of everything newly drawn.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
+        init_seed: seed of everything newly drawn.
     """
 
     frozen_blocks: int = 2
     class_init: str = "mean"
     d_embedding: str = "random"
     lr_g: float = 2e-4
-    lr_d: float = 2e-4
+    lr_d: float = 4e-4
+    lr_classes: float = 5e-3
     init_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,8 +65,8 @@ class FreezeD:
         fixed = {id(p) for block in frozen for p in block.parameters()}
         groups = {
             "D": Group([p for p in critic.parameters() if id(p) not in fixed], self.lr_d),
-            "G": Group(list(generator.parameters()), self.lr_g),
+            **split_groups("G", generator, self.lr_g, self.lr_classes),
         }
-        phases = loss.phases(generator, critic, g_updates=("G",))
+        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
         notes = (f"discriminator blocks 0 to {self.frozen_blocks - 1} frozen" if frozen else "no block frozen",)
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen, notes=notes)

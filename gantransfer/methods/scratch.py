@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gantransfer.extension import one_source, seeded, target_critic
+from gantransfer.extension import one_source, seeded, split_groups, target_critic
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.plan import Plan, Source, Target
 from gantransfer.registry import register_method
 
 
@@ -42,12 +42,7 @@ class Scratch:
         critic = target_critic(source, target.num_classes, "random", self.init_seed + 1, fresh=True)
         groups = {}
         for name, net, lr in (("G", generator, self.lr_g), ("D", critic, self.lr_d)):
-            per_class = [p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
-            ids = {id(p) for p in per_class}
-            betas = (0.0, self.beta2)
-            groups[name] = Group([p for p in net.parameters() if id(p) not in ids], lr, betas)
-            if per_class:
-                groups[f"{name}_classes"] = Group(per_class, lr * self.class_lr_scale, betas)
+            groups |= split_groups(name, net, lr, lr * self.class_lr_scale, betas=(0.0, self.beta2))
         phases = loss.phases(
             generator, critic, g_updates=tuple(n for n in groups if n[0] == "G"),
             d_updates=tuple(n for n in groups if n[0] == "D"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, target_critic
+from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, split_groups, target_critic
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -29,7 +29,8 @@ class TransferGAN:
         generator, discriminator: "pretrained" or "scratch" (the paper's Table 1).
         class_init: new classes' generator rows: "mean", "random_source" or "random".
         d_embedding: the critic's new class rows, in the same three ways.
-        lr_g, lr_d: Adam rates (betas 0 and 0.999). init_seed: seed of everything newly drawn.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
+        init_seed: seed of everything newly drawn.
     """
 
     generator: str = "pretrained"
@@ -37,7 +38,8 @@ class TransferGAN:
     class_init: str = "mean"
     d_embedding: str = "random"
     lr_g: float = 2e-4
-    lr_d: float = 2e-4
+    lr_d: float = 4e-4
+    lr_classes: float = 5e-3
     init_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,9 +67,9 @@ class TransferGAN:
         )
         groups = {
             "D": Group(list(critic.parameters()), self.lr_d),
-            "G": Group(list(generator.parameters()), self.lr_g),
+            **split_groups("G", generator, self.lr_g, self.lr_classes),
         }
         notes = (f"generator {self.generator}, its class rows: {self.class_init}",
                  f"discriminator {self.discriminator}, its class rows: {self.d_embedding}")
-        phases = loss.phases(generator, critic, g_updates=("G",))
+        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), notes=notes)
