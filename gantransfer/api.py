@@ -152,9 +152,7 @@ def _out(out: str | Path | None, name: str) -> Path:
         numbers = (Path("runs") / f"{name}-{i}" for i in range(1, 10**6))
         return next(folder for folder in numbers if not folder.exists())
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"output '{folder}' exists and is not empty; choose another --out, or continue it with "
-                         f"'gantransfer resume {folder}'")
+    runs.refuse_occupied(folder)
     return folder
 
 

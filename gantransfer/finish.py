@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         if trainer.best_state is not None:
             best.load_state_dict(trainer.best_state)
         if parts.job.kind == "adapt":
-            _analyse(best, parts.gan, folder)
+            _analyse(best, parts.gan, parts.target.classes, folder)
         fold(best)
         sizes = _save(parts, best, folder)
         class_grid(best, folder / "samples" / "after.png")
@@ -104,7 +103,7 @@ def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
     )
 
 
-def _analyse(generator: nn.Module, gan: GAN, folder: Path) -> None:
+def _analyse(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path) -> None:
     """Keep what folding discards: scores and prior of knowledge propagation, and pictures of the old classes."""
     found = dict(propagations(generator))
     layers = [name for name, _ in generator.class_norms()] if found else []
@@ -122,8 +121,7 @@ def _analyse(generator: nn.Module, gan: GAN, folder: Path) -> None:
                 scores[kind].append([[round(float(s), 4) for s in row] for row in effective])
     analysis = folder / "analysis"
     write_tensors(tensors, analysis / "propagation.safetensors")
-    classes = json.loads((folder / "samples" / "classes.json").read_text(encoding="utf-8"))["classes"]
-    write_json({"layers": layers, "classes": classes, "source_classes": gan.classes, "scores": scores},
+    write_json({"layers": layers, "classes": list(classes), "source_classes": gan.classes, "scores": scores},
                analysis / "contributions.json")
     source_classes(gan.generator, analysis / "source_classes.png")
 

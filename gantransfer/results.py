@@ -45,6 +45,7 @@ class Run:
 
 
 def job_source(job: runs.Job, folder: Path) -> GAN:
+    """The GAN that the run in `folder` started from: its own copy, the named source, or a blank one."""
     if job.kind == "pretrain":
         network = {k: v for k, v in job.network.items() if k != "name"}
         classes = ImageData(**job.data).classes if network["num_classes"] else []

@@ -134,11 +134,16 @@ def assemble(job: Job, out: Path, gan: GAN, data: ImageData, hooks: Hooks) -> Pa
     return Parts(job, gan, data, target, method, trainer)
 
 
-def create_directory(out: Path) -> None:
-    """Make `out`; an existing non-empty one is refused (UsageError), an unwritable place is OutputError."""
+def refuse_occupied(out: Path) -> None:
+    """UsageError for an `out` that exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"output '{out}' exists and is not empty; choose another --out, or continue it with "
                          f"'gantransfer resume {out}'")
+
+
+def create_directory(out: Path) -> None:
+    """Make `out`; an existing non-empty one is refused (UsageError), an unwritable place is OutputError."""
+    refuse_occupied(out)
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as error:
