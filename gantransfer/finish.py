@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,7 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
     trainer = parts.trainer
     if trainer.rank == 0:
         report({"event": "message", "text": "measuring the best generator"})
-        best = copy.deepcopy(trainer.ema.module).cpu()
-        if trainer.best_state is not None:
-            best.load_state_dict(trainer.best_state)
+        best = trainer.load_best()
         if parts.job.kind == "adapt":
             _analyse(best, parts.gan, parts.target.classes, folder)
         fold(best)

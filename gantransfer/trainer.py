@@ -6,6 +6,7 @@ state and a resumed run repeats an uninterrupted one bit for bit on the CPU.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -48,6 +49,9 @@ def _ramped_ema(schedule: Schedule) -> Callable[[list[Tensor], list[Tensor], Ten
 
 class Trainer:
     """One run. `run()` trains to the end of the schedule; `restore()` continues from its checkpoints.
+
+    After it `best_state` holds the best moving average (``generator/...``) and the extras of the same iteration
+    (``extras/...``), or None where nothing was measured; `load_best` puts them to work.
 
     Args:
         record: what the run was made from, JSON-ready; kept in checkpoints, and resuming with another is refused.
@@ -249,7 +253,9 @@ class Trainer:
                 if best is None or selection < best["selection"]:
                     line["best"] = True
                     self.progress.best = {"selection": selection, **line}
-                    self.best_state = {k: v.detach().cpu().clone() for k, v in self.ema.module.state_dict().items()}
+                    parts = (("generator", self.ema.module), ("extras", self.extras))
+                    self.best_state = {f"{name}/{k}": v.detach().cpu().clone()
+                                       for name, part in parts for k, v in part.state_dict().items()}
             append_line(self.out / "metrics.jsonl", line)
             self._report({"event": "evaluated", **line})
         self.processes.wait()
@@ -294,6 +300,15 @@ class Trainer:
             save_checkpoint(self.out / "checkpoints", self.progress.step, tensors, meta)
         self.processes.wait()
 
+    def load_best(self) -> nn.Module:
+        """A CPU copy of the best moving average (the last one where nothing was measured), in eval mode; the extras
+        become those of its iteration."""
+        best = copy.deepcopy(self.ema.module).cpu()
+        if self.best_state is not None:
+            best.load_state_dict(_part(self.best_state, "generator"))
+            self.extras.load_state_dict(_part(self.best_state, "extras"))
+        return best
+
     def restore(self) -> None:
         """Take up the newest checkpoint; log lines written after it are dropped.
 
@@ -302,13 +317,9 @@ class Trainer:
         """
         tensors, meta = load_checkpoint(self.out / "checkpoints")
         self._check_record(meta)
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + "/")}
-
         for name, module in self._parts():
-            module.load_state_dict(part(name))
-        self.best_state = part("best") or None
+            module.load_state_dict(_part(tensors, name))
+        self.best_state = _part(tensors, "best") or None
         for name, optimizer in self.optimizers.items():
             restore_optimizer(f"optimizer/{name}", optimizer, tensors, meta["optimizers"][name])
         self.progress = Progress(**meta["progress"])
@@ -330,6 +341,10 @@ class Trainer:
             shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
             raise UsageError(f"run '{self.out}' was started with other settings ({shown}): put them back, or start a "
                              "new run; only train.steps may grow")
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + "/")}
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

@@ -230,7 +230,27 @@ def test_evaluations_choose_the_best_average(tmp_path: Path) -> None:
     found = lines(tmp_path, "metrics.jsonl")
     assert [(m["step"], m["nimg"], m["best"]) for m in found] == [
         (0, 0, True), (1, 2, True), (2, 4, False), (3, 6, False), (4, 8, True)]
-    assert toy.trainer.progress.best["step"] == 4 and same(toy.trainer.best_state, states[4])
+    assert toy.trainer.progress.best["step"] == 4 and same(toy.trainer.load_best().state_dict(), states[4])
+
+
+def test_the_best_average_comes_with_the_critic_of_its_iteration(tmp_path: Path) -> None:
+    given = iter([5.0, 3.0, 4.0, 6.0, 7.0])
+    averages: list[dict[str, Tensor]] = []
+    critics: list[dict[str, Tensor]] = []
+
+    def evaluate(generator: Any, progress: Any) -> dict[str, Any]:
+        averages.append({k: v.clone() for k, v in generator.state_dict().items()})
+        critics.append({k: v.clone() for k, v in toy.trainer.extras.state_dict().items()})
+        return {"split": "select", "selection": next(given)}
+
+    toy = Toy(tmp_path, hooks=Hooks(evaluate=evaluate), eval_nimg=2)
+    toy.trainer.run()
+    again = Toy(tmp_path, hooks=Hooks(evaluate=evaluate), eval_nimg=2)
+    again.trainer.restore()
+    for trainer in (toy.trainer, again.trainer):
+        assert not same(trainer.extras.state_dict(), critics[1])
+        best = trainer.load_best()
+        assert same(best.state_dict(), averages[1]) and same(trainer.extras.state_dict(), critics[1])
 
 
 def test_log_lines_snapshots_and_the_end(tmp_path: Path) -> None:
