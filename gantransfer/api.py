@@ -14,7 +14,9 @@ from gantransfer.defaults import Training
 from gantransfer.errors import DataError, UsageError, did_you_mean
 from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
+from gantransfer.losses import AdversarialLoss
 from gantransfer.pictures import class_grid, real_grid
+from gantransfer.plan import Target
 from gantransfer.registry import methods
 from gantransfer.results import Run, check_data_options, job_source, load_run
 from gantransfer.results import evaluate as evaluate
@@ -63,6 +65,7 @@ def adapt(
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
+    _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
     return _train(job, gan, images, folder, progress, new=True)
@@ -121,6 +124,7 @@ def plan(
     training, fields = _split_settings(settings, method, "adapt")
     check_data_options(data_options, "size", "channels")
     gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
+    _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
     parts = runs.assemble(job, Path(), gan, images, Hooks())
@@ -145,6 +149,14 @@ def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tupl
     runs.make_method(method, fields)
     training.resolve(100, kind)
     return training, fields
+
+
+def _check_fit(gan: GAN, method: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a source that the method cannot start from before any image is read: try it on a stand-in target."""
+    config = gan.config
+    stand_in = Target(2, ("a", "b") if config["num_classes"] else (), config["resolution"], config["channels"])
+    chosen = runs.make_method(method, fields)
+    chosen.plan(chosen.reshape([gan], stand_in), [gan], stand_in, AdversarialLoss())
 
 
 def _out(out: str | Path | None, name: str) -> Path:

@@ -70,6 +70,13 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def with_target_classes(source: Source, classes: int, init: str, seed: int) -> nn.Module:
+    """A copy of the source's generator with `classes` new classes in place of its own, started as `init` says."""
+    rows = mixing_rows(init, max(classes, 1), max(source.generator.num_base_classes, 1), seed)
+    with seeded(seed):
+        return source.generator.with_classes(classes, rows)
+
+
 def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: bool = False) -> nn.Module:
     """The critic a run starts from: the source's with `classes` new embedding rows, or a fresh one.
 

@@ -41,6 +41,7 @@ def test_wrong_settings_come_first(tmp_path: Path) -> None:
         ("tracker 'wandbb' does not exist; did you mean 'wandb'", "bsa", {"track": "wandbb"}),
     ):
         refused(UsageError, match, out, *args, method, **settings)
+    refused(ModelError, "this source has no discriminator", out, make_source(critic=False), tmp_path / "no-data", "bsa")
     full = tmp_path / "full"
     tree(full, {"notes.txt": b"mine"})
     with pytest.raises(UsageError, match="exists and is not empty; choose another --out") as caught:

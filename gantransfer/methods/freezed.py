@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from gantransfer.errors import UsageError
-from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, split_groups, target_critic
+from gantransfer.extension import (
+    ROW_INITS,
+    check_choices,
+    one_source,
+    split_groups,
+    target_critic,
+    with_target_classes,
+)
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -47,10 +54,7 @@ class FreezeD:
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""
         source = one_source(sources, "freezed")
-        old = source.generator.num_base_classes
-        rows = mixing_rows(self.class_init, max(target.num_classes, 1), max(old, 1), self.init_seed)
-        with seeded(self.init_seed):
-            return source.generator.with_classes(target.num_classes, rows)
+        return with_target_classes(source, target.num_classes, self.class_init, self.init_seed)
 
     def plan(
         self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss

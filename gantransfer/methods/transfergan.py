@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gantransfer.extension import ROW_INITS, check_choices, mixing_rows, one_source, seeded, split_groups, target_critic
+from gantransfer.extension import (
+    ROW_INITS,
+    check_choices,
+    one_source,
+    seeded,
+    split_groups,
+    target_critic,
+    with_target_classes,
+)
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -50,12 +58,10 @@ class TransferGAN:
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""
         source = one_source(sources, "transfergan")
-        classes, old = target.num_classes, source.generator.num_base_classes
-        with seeded(self.init_seed):
-            if self.generator == "scratch":
-                return source.generator.fresh(classes)
-            rows = mixing_rows(self.class_init, max(classes, 1), max(old, 1), self.init_seed)
-            return source.generator.with_classes(classes, rows)
+        if self.generator == "scratch":
+            with seeded(self.init_seed):
+                return source.generator.fresh(target.num_classes)
+        return with_target_classes(source, target.num_classes, self.class_init, self.init_seed)
 
     def plan(
         self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
