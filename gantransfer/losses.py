@@ -75,6 +75,7 @@ class AdversarialLoss:
         kind: "hinge", "non-saturating" or "wgan-gp".
         gp_weight: weight of the gradient penalty (wgan-gp only).
         r1_gamma: R1 penalty gamma/2 E|dD/dx|^2 on real images; 0 is none.
+        r1_every: only in every k-th iteration, k times as strong (lazy regularisation, Karras et al. 2020, appendix B).
         augment: DiffAugment policy for everything the critic sees.
         d_steps: critic updates per iteration.
     """
@@ -82,6 +83,7 @@ class AdversarialLoss:
     kind: str = "hinge"
     gp_weight: float = 10.0
     r1_gamma: float = 0.0
+    r1_every: int = 1
     augment: str = ""
     d_steps: int = 1
 
@@ -89,7 +91,7 @@ class AdversarialLoss:
         if self.kind not in LOSSES:
             raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
                              f"have: {', '.join(LOSSES)}")
-        for name, least in (("d_steps", 1), ("gp_weight", 0), ("r1_gamma", 0)):
+        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0)):
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible: choose {least} or more")
         diff_augment(self.augment)
@@ -118,9 +120,9 @@ class AdversarialLoss:
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
-            if self.r1_gamma:
+            if self.r1_gamma and batch.step % self.r1_every == 0:
                 square = gradient_square_norm(critic, real, batch.labels if conditional else None)
-                terms["r1"] = self.r1_gamma / 2 * square.mean()
+                terms["r1"] = self.r1_every * self.r1_gamma / 2 * square.mean()
             return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean()})
 
         def generator_loss(batch: Batch) -> Losses:

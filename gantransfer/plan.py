@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     images: float32 [B, C, H, W] in [-1, 1]; labels: int64 [B]; indices: int64 [B], the images' places in the
     data; z: float32 [B, z_dim]; y: int64 [B], uniform labels for the fakes; rng: CPU generator for everything
-    else that is random. `images`, `labels` and `indices` are empty in phases that use no images.
+    else that is random; step: iterations done. `images`, `labels` and `indices` are empty in phases that use no images.
     """
 
     images: Tensor
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
     z: Tensor
     y: Tensor
     rng: torch.Generator
+    step: int = 0
 
 
 class Losses(NamedTuple):

@@ -99,7 +99,7 @@ class Trainer:
             raw, labels, indices = self.data.batch(number, size, self.schedule.seed)
             images = to_float(raw)
         move = [t.to(self.device) for t in (images, labels, indices, z, y)]
-        return Batch(*move, rng=rng)
+        return Batch(*move, rng=rng, step=self.progress.step)
 
     def _modes(self) -> None:
         self.generator.train()

@@ -209,6 +209,10 @@ def test_penalties_are_weighted() -> None:
     r1, _ = AdversarialLoss("non-saturating", r1_gamma=4.0).phases(gan.generator, gan.discriminator, g_updates=("G",))
     square = gradient_square_norm(gan.discriminator, b.images, b.labels).mean()
     torch.testing.assert_close(r1.loss(b).terms["r1"], 2 * square)  # gamma / 2
+    lazy, _ = AdversarialLoss("non-saturating", r1_gamma=4.0, r1_every=8).phases(
+        gan.generator, gan.discriminator, g_updates=("G",))
+    torch.testing.assert_close(lazy.loss(b._replace(step=16)).terms["r1"], 16 * square)
+    assert "r1" not in lazy.loss(b._replace(step=17)).terms
     for weight in (1.0, 7.0):
         gp, _ = AdversarialLoss("wgan-gp", gp_weight=weight).phases(
             gan.generator, gan.discriminator, g_updates=("G",))

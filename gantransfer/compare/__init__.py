@@ -56,12 +56,11 @@ class Comparison:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def cells(self) -> list[Cell]:
-        """All cells, variant by variant."""
+        """All cells, seed by seed: a comparison that is interrupted has seen every row as often as any other."""
         found = []
-        for variant in self.variants:
-            stem = re.sub(r"[^\w.+-]+", "_", variant.label)
-            for seed in self.seeds:
-                name = f"{stem}-seed{seed}"
+        for seed in self.seeds:
+            for variant in self.variants:
+                name = re.sub(r"[^\w.+-]+", "_", variant.label) + f"-seed{seed}"
                 call = {"source": self.source, "data": self.data, "method": variant.method,
                         "data_options": self.data_options, **self.settings, **variant.settings, "seed": seed}
                 found.append(Cell(name, variant.label, variant.method, seed, self.out / name, call))

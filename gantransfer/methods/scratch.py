@@ -19,13 +19,15 @@ class Scratch:
     """Train generator and critic from random weights.
 
     Attributes:
-        lr_g, lr_d: Adam rates. class_lr_scale: factor on the rates of class tables and embeddings.
+        lr_g, lr_d: Adam rates.
+        class_lr_scale_g, class_lr_scale_d: factors on the rates of G's class tables or embedding and of D's class rows.
         beta2: Adam's second beta (the first is 0). init_seed: seed of the fresh weights.
     """
 
     lr_g: float = 4e-4
     lr_d: float = 4e-4
-    class_lr_scale: float = 2.0
+    class_lr_scale_g: float = 2.0
+    class_lr_scale_d: float = 2.0
     beta2: float = 0.99
     init_seed: int = 0
 
@@ -41,8 +43,9 @@ class Scratch:
         source = one_source(sources, "scratch")
         critic = target_critic(source, target.num_classes, "random", self.init_seed + 1, fresh=True)
         groups = {}
-        for name, net, lr in (("G", generator, self.lr_g), ("D", critic, self.lr_d)):
-            groups |= split_groups(name, net, lr, lr * self.class_lr_scale, betas=(0.0, self.beta2))
+        for name, net, lr, scale in (("G", generator, self.lr_g, self.class_lr_scale_g),
+                                     ("D", critic, self.lr_d, self.class_lr_scale_d)):
+            groups |= split_groups(name, net, lr, lr * scale, betas=(0.0, self.beta2))
         phases = loss.phases(
             generator, critic, g_updates=tuple(n for n in groups if n[0] == "G"),
             d_updates=tuple(n for n in groups if n[0] == "D"),

@@ -1,0 +1,43 @@
+"""Keep what matters of a `gantransfer compare` directory for the repository.
+
+    python benchmarks/record.py runs/first-study-paper results/first-study/paper
+
+Copies the tables, and of every finished cell its configuration, curve and result, and the picture of seed 0. What is
+there already and finished is written again, so it can be called while the comparison runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+TABLES = ("compare.csv", "compare.json", "convergence.json")
+OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
+
+
+def record(runs: Path, out: Path) -> int:
+    """Copy; the number of finished cells."""
+    finished = [cell for cell in sorted(runs.iterdir()) if (cell / "result.json").is_file()]
+    for cell in finished:
+        (out / cell.name).mkdir(parents=True, exist_ok=True)
+        for name in OF_A_CELL:
+            shutil.copy(cell / name, out / cell.name / name)
+        if cell.name.endswith("seed0"):
+            shutil.copy(cell / "samples" / "after.png", out / cell.name / "after.png")
+    for name in TABLES:
+        if (runs / name).is_file():
+            shutil.copy(runs / name, out / name)
+    return len(finished)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    print(f"{record(arguments.runs, arguments.out)} finished cells in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
