@@ -15,7 +15,7 @@ class Training:
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             precision, device: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r1_every, gp_weight, mismatch: as `gantransfer.losses.AdversarialLoss`.
+        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`.
     """
 
     steps: int | None = None
@@ -36,7 +36,6 @@ class Training:
     r1_gamma: float = 0.0
     r1_every: int = 1
     gp_weight: float = 10.0
-    mismatch: float = 0.0
 
     def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
         """Every setting, for `images` training images and "adapt" or "pretrain".
@@ -67,6 +66,5 @@ class Training:
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
             precision=self.precision, device=self.device,
         )
-        loss = AdversarialLoss(self.loss, self.gp_weight, self.r1_gamma, self.r1_every, augment, self.d_steps,
-                               self.mismatch)
+        loss = AdversarialLoss(self.loss, self.gp_weight, self.r1_gamma, self.r1_every, augment, self.d_steps)
         return schedule, loss

@@ -67,12 +67,6 @@ def gradient_penalty(
     return (square.clamp_min(1e-24).sqrt() - 1).square().mean()
 
 
-def _other_labels(batch: Batch, classes: int) -> Tensor:
-    """int64 [N]: for every real image a class drawn from those that are not its own."""
-    steps = torch.randint(1, classes, (len(batch.labels),), generator=batch.rng)
-    return (batch.labels + steps.to(batch.labels)) % classes
-
-
 @dataclass(frozen=True)
 class AdversarialLoss:
     """The loss of a run and how often the critic is updated.
@@ -84,8 +78,6 @@ class AdversarialLoss:
         r1_every: only in every k-th iteration, k times as strong (lazy regularisation, Karras et al. 2020, appendix B).
         augment: DiffAugment policy for everything the critic sees.
         d_steps: critic updates per iteration.
-        mismatch: weight of real images under wrong labels as further fakes for the critic (Reed et al. 2016, algorithm
-            1), beside a weight of 1 for the generator's; 0 is none. With fewer than two classes it does nothing.
     """
 
     kind: str = "hinge"
@@ -94,13 +86,12 @@ class AdversarialLoss:
     r1_every: int = 1
     augment: str = ""
     d_steps: int = 1
-    mismatch: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
             raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
                              f"have: {', '.join(LOSSES)}")
-        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0), ("mismatch", 0)):
+        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0)):
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible: choose {least} or more")
         diff_augment(self.augment)
@@ -117,7 +108,6 @@ class AdversarialLoss:
         d_loss, g_loss = LOSSES[self.kind]
         augment = diff_augment(self.augment)
         conditional = generator.num_classes > 0
-        mismatch = self.mismatch if generator.num_classes > 1 else 0.0
 
         def critic_loss(batch: Batch) -> Losses:
             with torch.no_grad():
@@ -125,16 +115,8 @@ class AdversarialLoss:
                 fake = augment(fake, batch.rng)
             real = augment(batch.images, batch.rng)
             labels = torch.cat([batch.y, batch.labels]) if conditional else None
-            if mismatch:
-                features = critic.features(torch.cat([fake, real]))
-                logits = critic.logits(features, labels)
-            else:
-                logits = critic(torch.cat([fake, real]), labels)
-            on_fake, on_real = logits.split([len(fake), len(real)])
+            on_fake, on_real = critic(torch.cat([fake, real]), labels).split([len(fake), len(real)])
             terms = d_loss(on_real, on_fake)
-            if mismatch:
-                on_wrong = critic.logits(features[len(fake) :], _other_labels(batch, generator.num_classes))
-                terms["mismatch"] = mismatch * d_loss(on_real, on_wrong)["fake"]
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between

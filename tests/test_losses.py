@@ -222,31 +222,6 @@ def test_penalties_are_weighted() -> None:
         torch.testing.assert_close(gp.loss(b._replace(rng=rng(1))).terms["gradient_penalty"], expected)
 
 
-@pytest.mark.parametrize("kind", list(LOSSES))
-def test_real_images_under_wrong_labels_are_fakes_for_the_critic(kind: str) -> None:
-    gan = small_gan()
-    b = batch(gan, n=64)
-    d, g = AdversarialLoss(kind, mismatch=0.5).phases(gan.generator, gan.discriminator, g_updates=("G",))
-    plain, g_plain = AdversarialLoss(kind).phases(gan.generator, gan.discriminator, g_updates=("G",))
-    wrong = (b.labels + torch.randint(1, 4, (64,), generator=rng(1))) % 4
-    assert not (wrong == b.labels).any() and set(wrong.tolist()) == {0, 1, 2, 3}
-    found = d.loss(b._replace(rng=rng(1))).terms
-    on_wrong = gan.discriminator(b.images, wrong)
-    torch.testing.assert_close(found["mismatch"], 0.5 * LOSSES[kind][0](on_wrong, on_wrong)["fake"])
-    for name, value in plain.loss(b._replace(rng=rng(1))).terms.items():
-        if name != "gradient_penalty":  # its random points come after another draw
-            torch.testing.assert_close(found[name], value)
-    torch.testing.assert_close(g.loss(b).terms, g_plain.loss(b).terms)
-
-
-@pytest.mark.parametrize("classes", [0, 1])
-def test_without_two_classes_no_label_is_wrong(classes: int) -> None:
-    gan = small_gan(num_classes=classes)
-    b = batch(gan)._replace(labels=torch.zeros(3, dtype=torch.int64), y=torch.zeros(3, dtype=torch.int64))
-    d, _ = AdversarialLoss(mismatch=1.0).phases(gan.generator, gan.discriminator, g_updates=("G",))
-    assert set(d.loss(b).terms) == {"real", "fake"}
-
-
 def test_augmentation_meets_fakes_and_reals() -> None:
     gan = small_gan()
     b = batch(gan)

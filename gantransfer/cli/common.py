@@ -41,8 +41,6 @@ TRAINING = (
     Flag("augment", "DiffAugment policy, e.g. translation,cutout; '' for none (default: from the number of images)",
          str | None, metavar="POLICY", group="training"),
     Flag("r1_gamma", "weight of the R1 penalty", float, 0.0, low=0, group="training"),
-    Flag("mismatch", "weight of real images under wrong labels as further fakes for the critic", float, 0.0, low=0,
-         group="training"),
     Flag("r1_every", "R1 only in every N-th iteration, N times as strong", int, 1, low=1, group="training"),
     Flag("gp_weight", "weight of the gradient penalty of wgan-gp", float, 10.0, low=0, group="training"),
     Flag("ema_decay", "of the generator's moving average (default: 0.98, pre-training 0.999)", float | None, low=0,

@@ -424,8 +424,7 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """BigGAN projection critic: logits linear(h) + <embed(y), h>, h the sum-pooled last features.
 
-    Seams: `blocks` in data-flow order (image first), `head` (the linear layer), `embed`; `features` and `logits` are the
-    two halves of `forward`.
+    Seams: `blocks` in data-flow order (image first), `head` (the linear layer), `embed`.
     """
 
     def __init__(self, config: BigGANConfig) -> None:
@@ -463,14 +462,11 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits [N] of images [N, channels, R, R] in [-1, 1]; y int64 [N], or None: no class projection."""
-        return self.logits(self.features(images), y)
-
-    def logits(self, features: Tensor, y: Tensor | None = None) -> Tensor:
-        """Logits [N] of `features` [N, d_widths[-1]], labels as in `forward`."""
-        logits = self.linear(features).squeeze(1)
+        h = self.features(images)
+        logits = self.linear(h).squeeze(1)
         if y is None or self.embed is None:
             return logits
-        return logits + (self.embed(y) * features).sum(1)
+        return logits + (self.embed(y) * h).sum(1)
 
     def fresh(self, classes: int) -> Discriminator:
         """The same architecture for `classes` classes with newly initialised weights (global generator)."""
