@@ -80,6 +80,16 @@ def test_a_user_who_sets_nothing_gets_a_sensible_run(images: int, augmented: boo
     assert shown // schedule.checkpoint_nimg >= 2
 
 
+@pytest.mark.parametrize(("kind", "d_steps"), [("adapt", 1), ("pretrain", 2)])
+def test_r1_and_critic_steps_unless_something_else_is_chosen(kind: str, d_steps: int) -> None:
+    loss = Training().resolve(100, kind)[1]
+    assert (loss.r1_gamma, loss.r1_every, loss.d_steps) == (2.0, 4, d_steps)
+    assert Training(loss="wgan-gp").resolve(100, kind)[1].r1_gamma == 0
+    loss = Training(loss="wgan-gp", r1_gamma=1.0, r1_every=1, d_steps=5).resolve(100, kind)[1]
+    assert (loss.r1_gamma, loss.r1_every, loss.d_steps) == (1.0, 1, 5)
+    assert Training(r1_gamma=0.0).resolve(100, kind)[1].r1_gamma == 0
+
+
 def test_more_images_never_mean_fewer_iterations() -> None:
     steps = [Training().resolve(n, "adapt")[0].steps for n in (5, 25, 100, 1000, 10_000)]
     assert steps == sorted(steps)
@@ -92,7 +102,7 @@ def test_what_is_set_stays() -> None:
     assert (loss.augment, loss.d_steps) == ("", 2)
     with pytest.raises(UsageError, match="batch_size 0"):
         Training(batch_size=0).resolve(10, "adapt")
-    for wrong in ({"d_steps": 0}, {"r1_gamma": -1.0}, {"gp_weight": float("nan")}):
+    for wrong in ({"d_steps": 0}, {"r1_gamma": -1.0}, {"r1_every": 0}, {"gp_weight": float("nan")}):
         with pytest.raises(UsageError, match=f"{next(iter(wrong))} .* is not possible"):
             Training(**wrong).resolve(10, "adapt")
     assert Training(steps=0).resolve(10, "adapt")[0].steps == 0
