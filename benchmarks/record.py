@@ -2,8 +2,9 @@
 
     python benchmarks/record.py runs/first-study-paper results/first-study/paper
 
-Copies the tables, and of every finished cell its configuration, curve and result, and the picture of seed 0. What is
-there already and finished is written again, so it can be called while the comparison runs.
+Copies the plan and the tables, and of every finished cell its configuration, curve and result, and the picture of seed
+0. It can be called while the comparison runs; copied back to `runs/`, the record is continued by `gantransfer compare`,
+which then trains only the cells that are missing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-TABLES = ("compare.csv", "compare.json", "convergence.json")
+TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.json")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 
 
@@ -24,7 +25,8 @@ def record(runs: Path, out: Path) -> int:
         for name in OF_A_CELL:
             shutil.copy(cell / name, out / cell.name / name)
         if cell.name.endswith("seed0"):
-            shutil.copy(cell / "samples" / "after.png", out / cell.name / "after.png")
+            (out / cell.name / "samples").mkdir(exist_ok=True)
+            shutil.copy(cell / "samples" / "after.png", out / cell.name / "samples" / "after.png")
     for name in TABLES:
         if (runs / name).is_file():
             shutil.copy(runs / name, out / name)
