@@ -1,4 +1,4 @@
-"""How much faster one method converges than another, from the runs of a `gantransfer compare` directory.
+"""How much faster one method converges than another, from the finished runs of a `gantransfer compare` directory.
 
     python benchmarks/convergence.py runs/study --pairs "cgantransfer 2e-4=bsa 2e-4,cgantransfer 1e-3=bsa 1e-3"
 
@@ -11,7 +11,9 @@ noisy: read the spread over seeds.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ from typing import Any
 Curve = list[tuple[int, float]]
 
 
-def curves(folder: Path) -> dict[str, dict[int, Curve]]:
-    """label -> seed -> [(iteration, distance)]."""
-    found: dict[str, dict[int, Curve]] = {}
-    for cell in json.loads((folder / "compare.json").read_text(encoding="utf-8"))["cells"]:
-        lines = (Path(folder) / cell["name"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+def curves(folder: Path, label: str) -> dict[int, Curve]:
+    """seed -> [(iteration, distance)] of the finished cells of one row."""
+    found: dict[int, Curve] = {}
+    stem = re.sub(r"[^\w.+-]+", "_", label)  # as `gantransfer.compare` names directories
+    for result in sorted(folder.glob(f"{glob.escape(stem)}-seed*/result.json")):
+        lines = (result.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         points = [json.loads(line) for line in lines]
-        found.setdefault(cell["label"], {})[cell["seed"]] = [(p["step"], p["frechet"]) for p in points]
+        found[int(result.parent.name.rpartition("-seed")[2])] = [(p["step"], p["frechet"]) for p in points]
     return found
 
 
@@ -58,10 +61,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", required=True, help="A=B,A=B: labels of the comparison")
     arguments = parser.parse_args()
-    found, table = curves(arguments.folder), {}
+    table = {}
     for pair in arguments.pairs.split(","):
         a, _, b = (part.strip() for part in pair.partition("="))
-        rows = {seed: compare(found[a][seed], found[b][seed]) for seed in sorted(found[a].keys() & found[b].keys())}
+        of_a, of_b = curves(arguments.folder, a), curves(arguments.folder, b)
+        rows = {seed: compare(of_a[seed], of_b[seed]) for seed in sorted(of_a.keys() & of_b.keys())}
         table[f"{a} against {b}"] = rows
         print(f"{a} against {b} ({len(rows)} seeds)")
         for name in ("best_a", "best_b", "step_a", "step_b", "ratio_of_best_iterations", "a_reaches_b_at",
