@@ -43,9 +43,9 @@ class Training:
         Adaptation: 400 iterations for 25 images, growing with the cube root of the set to 2,400 for 5,000. Sets
         below 5,000 images are augmented by translations: a critic learns few images by heart, and its gradients
         then swing. R1 (2, every 4th iteration) for every loss but wgan-gp, which has a penalty of its own: without it
-        single classes go astray in short adaptations and variety is lost in long pre-training
-        (``results/glyph80-32``). Batches of 32, or the whole set if it is smaller. The moving average spans about
-        50 iterations in adaptation. Pre-training updates the critic twice per iteration.
+        single classes go astray and variety is lost in pre-training (``results/glyph80-32``). Batches of 32, or the
+        whole set if it is smaller. The moving average spans about 50 iterations in adaptation. Pre-training updates
+        the critic twice per iteration.
         """
         pretraining = kind == "pretrain"
         batch = self.batch_size
