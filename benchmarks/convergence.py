@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+from gantransfer.compare import cell_stem
 
 Curve = list[tuple[int, float]]
 
@@ -24,8 +25,7 @@ Curve = list[tuple[int, float]]
 def curves(folder: Path, label: str) -> dict[int, Curve]:
     """seed -> [(iteration, distance)] of the finished cells of one row."""
     found: dict[int, Curve] = {}
-    stem = re.sub(r"[^\w.+-]+", "_", label)  # as `gantransfer.compare` names directories
-    for result in sorted(folder.glob(f"{glob.escape(stem)}-seed*/result.json")):
+    for result in sorted(folder.glob(f"{glob.escape(cell_stem(label))}-seed*/result.json")):
         lines = (result.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         points = [json.loads(line) for line in lines]
         found[int(result.parent.name.rpartition("-seed")[2])] = [(p["step"], p["frechet"]) for p in points]

@@ -60,11 +60,16 @@ class Comparison:
         found = []
         for seed in self.seeds:
             for variant in self.variants:
-                name = re.sub(r"[^\w.+-]+", "_", variant.label) + f"-seed{seed}"
+                name = f"{cell_stem(variant.label)}-seed{seed}"
                 call = {"source": self.source, "data": self.data, "method": variant.method,
                         "data_options": self.data_options, **self.settings, **variant.settings, "seed": seed}
                 found.append(Cell(name, variant.label, variant.method, seed, self.out / name, call))
         return found
+
+
+def cell_stem(label: str) -> str:
+    """What the directories of a row's cells are called, before ``-seed<n>``."""
+    return re.sub(r"[^\w.+-]+", "_", label)
 
 
 def compare(
