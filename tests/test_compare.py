@@ -37,6 +37,19 @@ def test_compare_reports_a_failed_cell_and_goes_on(
     assert code == 5 and "wild-seed0 failed" in err and "calm-seed0: finished" in text
 
 
+def test_a_row_may_have_seeds_of_its_own(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.yaml", tmp_path / "compare"
+    plan.write_text("seeds: [0, 1]\nvariants:\n  a: {method: bsa, seeds: [1]}\n  b: {method: bsa}\n")
+    words = ["compare", "--config", plan, "--source", place / "source", "--data", place / "images", "--no-evaluate",
+             "--out", out, *SHORT]
+    code, text, err = call(capsys, *words, "--json")
+    table = json.loads(text)
+    assert code == 0 and [row["seeds"] for row in table["rows"]] == [1, 2], err
+    assert [cell["name"] for cell in table["cells"]] == ["b-seed0", "a-seed1", "b-seed1"]
+    plan.write_text("variants:\n  a: {method: bsa, seeds: 1}\n")
+    assert "seeds of 'a' are 1; give whole numbers in brackets" in refused(capsys, 2, *words)
+
+
 def test_compare_in_processes(capsys: Capture, place: Path, tmp_path: Path) -> None:
     code, text, err = call(capsys, "compare", "--source", place / "source", "--data", place / "images", "--methods",
                            "bsa", "--seeds", "0,1", "--jobs", 2, "--no-evaluate", "--out", tmp_path / "c", *SHORT)

@@ -96,8 +96,11 @@ def _plan(settings: Settings) -> Any:
     for label, values in (settings.pop("variants", None) or {}).items():
         if not isinstance(values, dict) or "method" not in values:
             raise UsageError(f"variant '{label}' in the config is {values!r}; give a mapping with at least 'method'")
-        rest = {k.replace("-", "_"): v for k, v in values.items() if k != "method"}
-        variants.append(Variant(str(label), str(values["method"]), rest))
+        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in ("method", "seeds")}
+        own = values.get("seeds")
+        if own is not None and not (isinstance(own, list) and own and all(type(seed) is int for seed in own)):
+            raise UsageError(f"seeds of '{label}' are {own!r}; give whole numbers in brackets, as in [0, 1, 2]")
+        variants.append(Variant(str(label), str(values["method"]), rest, None if own is None else tuple(own)))
     for method, values in given.items():
         matching = [v for v in variants if v.label == method]
         if not matching:

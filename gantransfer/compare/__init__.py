@@ -31,11 +31,13 @@ class Variant:
     Attributes:
         label: what it is called. method: name of the method.
         settings: the method's fields, and training settings that differ from the comparison's.
+        seeds: this row's, where it needs more or fewer than the comparison's.
     """
 
     label: str
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Comparison:
     def cells(self) -> list[Cell]:
         """All cells, seed by seed: a comparison that is interrupted has seen every row as often as any other."""
         found = []
-        for seed in self.seeds:
-            for variant in self.variants:
+        of_rows = [(variant, self.seeds if variant.seeds is None else variant.seeds) for variant in self.variants]
+        for seed in dict.fromkeys([*self.seeds, *(seed for _, seeds in of_rows for seed in seeds)]):
+            for variant in (variant for variant, seeds in of_rows if seed in seeds):
                 name = f"{cell_stem(variant.label)}-seed{seed}"
                 call = {"source": self.source, "data": self.data, "method": variant.method,
                         "data_options": self.data_options, **self.settings, **variant.settings, "seed": seed}
@@ -98,7 +101,7 @@ def compare(
     _write(comparison.out, PLAN, json.dumps({**recorded, **{c.name: c.call for c in planned}}, indent=1,
                                             ensure_ascii=False, default=str))
     outcomes = cells.run_all(planned, jobs, progress or (lambda event: None))
-    result = summary.summarise(comparison.seeds, planned, outcomes)
+    result = summary.summarise([v.label for v in comparison.variants], planned, outcomes)
     files = {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}
     result["files"] = files
     _write(comparison.out, "compare.csv", summary.as_csv(result))

@@ -12,7 +12,7 @@ from gantransfer.report.charts import Series, line_chart
 from gantransfer.report.formatting import duration, number
 
 Row = dict[str, Any]
-# Colours that differ in hue and lightness, for light and dark pages.
+# Colours that differ in hue and lightness, for light and dark pages; a second round of rows is dashed.
 LIGHT = ("#1d5fa8", "#b4530f", "#2f7d4f", "#8a3d9c", "#a32b3a", "#6b6f00", "#0f7f8c", "#55606c")
 DARK = ("#7db3f5", "#f0a468", "#7fcf9c", "#d59ae3", "#f28b95", "#cfd35a", "#67c9d6", "#aab4be")
 
@@ -21,8 +21,8 @@ def render(source: str, data: str, result: Row, out: Path) -> str:
     """A self-contained HTML page of a comparison's `result` (see `gantransfer.compare.compare`)."""
     style = (Path(report.__file__).parent / "style.css").read_text(encoding="utf-8")
     floor = next((row["floor"] for row in result["rows"] if row["floor"] is not None), None)
-    series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]], f"s{i % len(LIGHT)}")
-              for i, row in enumerate(result["rows"])]
+    series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]], f"s{i % len(LIGHT)}",
+                     dashed=i >= len(LIGHT)) for i, row in enumerate(result["rows"])]
     chart = line_chart(series, title="Distance over iterations", rules=[] if floor is None else [("floor", floor)])
     title = f"{escape(source)} on {escape(Path(data).name)}"
     sections = [
@@ -50,7 +50,8 @@ def _style() -> str:
         ".rows td { font-variant-numeric: tabular-nums; text-align: right; }"
         ".rows th[scope=col]:not(:first-child) { text-align: right; }"
         ".sheets { display: flex; flex-wrap: wrap; gap: 32px; } .sheets img { width: auto; height: auto; }"
-        ".rows i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }"
+        ".rows i { display: inline-block; box-sizing: border-box; width: 12px; height: 12px; "
+        "border-radius: 3px; margin-right: 8px; }"
     )
 
 
@@ -61,7 +62,9 @@ def _table(result: Row) -> str:
     for i, row in enumerate(result["rows"]):
         cells = [f"{row['finished']}/{row['seeds']}", number(row["before"]), number(row["distance"]),
                  number(row["distance_spread"]), number(row["best_step"]), duration(row["seconds"])]
-        mark = f"<i style='background:var(--s{i % len(LIGHT)})'></i>"
+        colour = f"var(--s{i % len(LIGHT)})"
+        fill = f"background:{colour}" if i < len(LIGHT) else f"border:2px dashed {colour}"
+        mark = f"<i style='{fill}'></i>"
         lines.append(f"<tr><th scope='row'>{mark}{escape(row['label'])}</th>"
                      + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     failed = [f"<li>{escape(c['name'])} {c['status']}: {escape(c['error'])}</li>"

@@ -15,16 +15,15 @@ from gantransfer.compare.cells import Cell, Outcome
 Row = dict[str, Any]
 
 
-def summarise(seeds: Sequence[int], planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
+def summarise(labels: Sequence[str], planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
     """Rows per label and entries per cell; JSON-ready."""
     entries = [{"name": c.name, "label": c.label, "method": c.method, "seed": c.seed, "path": str(c.folder),
                 **outcomes[c.name], **_read(c.folder)} for c in planned]
-    labels = list(dict.fromkeys(c.label for c in planned))
     protocols = sorted({e["protocol"] for e in entries if e.get("protocol")})
     different = f"not comparable, {len(protocols)} protocols: {' | '.join(protocols)}"
     return {
         "format_version": 1,
-        "rows": [_row(label, len(seeds), [e for e in entries if e["label"] == label]) for label in labels],
+        "rows": [_row(label, [e for e in entries if e["label"] == label]) for label in labels],
         "cells": entries,
         "protocol": protocols[0] if len(protocols) == 1 else different if protocols else "",
     }
@@ -54,7 +53,7 @@ def _lines(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _row(label: str, seeds: int, entries: Sequence[Row]) -> Row:
+def _row(label: str, entries: Sequence[Row]) -> Row:
     done = [e for e in entries if e["status"] == "finished"]
     distances = [e["distance"] for e in done if e.get("distance") is not None]
 
@@ -64,7 +63,7 @@ def _row(label: str, seeds: int, entries: Sequence[Row]) -> Row:
 
     best = mean("best_step")
     return {
-        "label": label, "method": entries[0]["method"], "seeds": seeds, "finished": len(done),
+        "label": label, "method": entries[0]["method"], "seeds": len(entries), "finished": len(done),
         "distance": mean("distance"),
         "distance_spread": statistics.stdev(distances) if len(distances) > 1 else None,
         "distance_range": [min(distances), max(distances)] if distances else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from gantransfer.report.formatting import compact, finite, number
@@ -19,12 +19,14 @@ SPREAD = 15  # log axis where the largest value is this many times the smallest
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `points` are (x, y); `colour` names a CSS variable; `tips` are texts for the pointer."""
+    """One line: `points` are (x, y); `colour` names a CSS variable; `tips` are texts for the pointer; `dashed` tells
+    two lines of one colour apart."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: str = "a"
     tips: Sequence[str] = ()
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def line_chart(
     to images shown, for the second scale under the first. The y axis is logarithmic where the values are
     positive and span a factor of 15 or more.
     """
-    series = [Series(s.name, _clean(s.points), s.colour, s.tips) for s in series]
+    series = [replace(s, points=_clean(s.points)) for s in series]
     series = [s for s in series if s.points]
     if not series:
         return ""
@@ -188,7 +190,8 @@ def _line(frame: Frame, line: Series) -> str:
         lower = [f"{frame.x(x):.1f} {frame.y(low):.1f}" for x, _, low, _ in reversed(buckets)]
         parts.append(f'<path fill="var(--{line.colour})" opacity=".16" d="M{"L".join(upper + lower)}Z"/>')
     path = "L".join(f"{frame.x(x):.1f} {frame.y(mean):.1f}" for x, mean, _, _ in buckets)
-    parts.append(f'<path class="line" stroke="var(--{line.colour})" d="M{path}"/>')
+    dashes = ' stroke-dasharray="7 4"' if line.dashed else ""
+    parts.append(f'<path class="line" stroke="var(--{line.colour})"{dashes} d="M{path}"/>')
     for (x, y), tip in zip(line.points, line.tips, strict=False):
         spot = f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"'
         parts.append(f'<circle {spot} r="2.5" fill="var(--{line.colour})"/>')
