@@ -20,8 +20,8 @@ PARAMETRISATIONS = ("centred", "linear", "softmax")
 class Propagation(nn.Module):
     """Class parameters as combinations of old classes' (cGANTransfer, eqs. 5 and 6) plus residuals.
 
-    With S = scale * scores: ``linear``: table = S P + R. ``centred``: table = m + S (P - m) + R with m the mean of
-    P's rows, which is eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions
+    With S = scale * scores and R = residual_scale * residual: ``linear``: table = S P + R. ``centred``:
+    table = m + S (P - m) + R with m the mean of P's rows, which is eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions
     are the differences between classes. ``softmax``: table = softmax(S) P + R (an option of ours).
 
     Args:
@@ -29,16 +29,19 @@ class Propagation(nn.Module):
         scores: Parameter [M, N]; give the same one to several layers to share it.
         is_scale: the table feeds a gain, whose leading 1 is taken off again.
         parametrisation: one of `PARAMETRISATIONS`.
-        scale: unit of the stored scores: Adam moves S by up to scale times the rate in a step.
+        scale, residual_scale: units of the stored scores and residuals: Adam moves S (R) by up to so many times the
+            rate in a step.
     """
 
     def __init__(
-        self, prior: Tensor, scores: nn.Parameter, is_scale: bool, parametrisation: str, scale: float = 1.0
+        self, prior: Tensor, scores: nn.Parameter, is_scale: bool, parametrisation: str, scale: float = 1.0,
+        residual_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.prior = nn.Parameter(prior.clone())
         self.scores = scores
         self.is_scale, self.parametrisation, self.scale = is_scale, parametrisation, scale
+        self.residual_scale = residual_scale
 
     def effective_scores(self) -> Tensor:
         """float [M, N]: the coefficients S of eq. 5, whatever the parametrisation."""
@@ -50,6 +53,7 @@ class Propagation(nn.Module):
         return scores
 
     def forward(self, residual: Tensor) -> Tensor:
+        residual = self.residual_scale * residual
         if self.parametrisation == "centred":
             mean = self.prior.mean(0)
             table = mean + self.scale * self.scores @ (self.prior - mean) + residual

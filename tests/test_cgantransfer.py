@@ -115,10 +115,10 @@ def test_propagation_is_equation_5_with_residuals(parametrisation: str, is_scale
     rng = torch.Generator().manual_seed(0)
     prior, scores = torch.randn(N, 5, generator=rng), torch.randn(M, N, generator=rng)
     residual = torch.randn(M, 5, generator=rng)
-    layer = Propagation(prior, nn.Parameter(scores), is_scale, parametrisation)
+    layer = Propagation(prior, nn.Parameter(scores), is_scale, parametrisation, residual_scale=4.0)
     effective = layer.effective_scores()
     assert effective.shape == (M, N)
-    table = layer(residual) + (1 if is_scale else 0)
+    table = layer(residual / 4) + (1 if is_scale else 0)
     torch.testing.assert_close(table, effective @ prior + residual, atol=1e-6, rtol=1e-6)
     if parametrisation == "linear":
         assert torch.equal(effective, scores)
@@ -166,7 +166,7 @@ def test_penalties_computed_independently(penalty: str, shared_scores: bool, sca
     gan = small_gan()
     generator, plan, _ = planned(
         gan, penalty=penalty, lambda_r=0.3, lambda_s=0.05, shared_scores=shared_scores, parametrisation="linear",
-        score_scale=scale)
+        score_scale=scale, residual_scale=scale)
     randomise(generator)
     l_s = l_r = 0.0
     seen = []
@@ -177,7 +177,7 @@ def test_penalties_computed_independently(penalty: str, shared_scores: bool, sca
             if not any(scores is s for s in seen):  # one tensor is penalised once
                 seen.append(scores)
                 l_s += sum(abs(v) for row in (scale * scores).tolist() for v in row) / size_s
-            l_r += sum(v * v for row in residual.tolist() for v in row) / size_r
+            l_r += sum(v * v for row in (scale * residual).tolist() for v in row) / size_r
     found = penalties(generator, plan, gan)
     assert found == {"sparsity": pytest.approx(0.05 * l_s, rel=1e-5), "residual": pytest.approx(0.3 * l_r, rel=1e-5)}
 

@@ -71,15 +71,16 @@ class CGANTransfer:
         parametrisation: "centred", "linear" (eq. 5 as printed), "softmax", or one of the published code's.
         tune_prior: knowledge sharing, eq. 6; False keeps eq. 5's fixed prior. residuals: section 4.3.
         shared_scores: one score matrix for all layers (scale and shift stay separate).
-        score_scale: unit of the stored scores: the same rate moves scores so many times faster than residuals.
+        score_scale, residual_scale: units of the stored scores and residuals (not of the published code's): one rate
+            moves scores and residuals so many times faster than the prior.
         lambda_r, lambda_s: weights of the residual and sparsity penalties (eq. 7); None: see above.
         penalty: "sum", eq. 7 as printed, or "mean" per tensor, the published code's.
         propagate_in_d: also form the critic's class rows this way (the paper found it to hurt).
         d_embedding: the critic's new class rows otherwise: "random" (as published), "mean", "random_source".
         lr: Adam rate of all class parameters; lr_scores, lr_prior, lr_residual, lr_noise replace it (None: lr).
         lr_d: of the critic, which trains whole.
-        finetune_nimg: images shown before the fine-tuning stage of section 5.4 starts: prior and scores are
-            then fixed, residuals and all other weights train at lr_finetune. 0: never.
+        finetune_nimg: images shown before the fine-tuning stage of section 5.4 starts: prior and scores are then
+            fixed, residuals (and noise) go on, and the generator's other weights train at lr_finetune. 0: never.
         statistics, buffers, init_seed: see the module's docstring and bsa.
     """
 
@@ -88,6 +89,7 @@ class CGANTransfer:
     residuals: bool = True
     shared_scores: bool = False
     score_scale: float = 2.0
+    residual_scale: float = 4.0
     lambda_r: float | None = None
     lambda_s: float | None = None
     penalty: str = "sum"
@@ -174,7 +176,8 @@ class CGANTransfer:
                 scores = self._scores(table.num_embeddings, prior)
                 if self.shared_scores:
                     scores = shared.setdefault(is_scale, scores)
-                layer = Propagation(prior, scores, is_scale, self.parametrisation, self.score_scale)
+                layer = Propagation(prior, scores, is_scale, self.parametrisation, self.score_scale,
+                                    self.residual_scale)
                 parametrize.register_parametrization(table, "weight", layer, unsafe=True)
 
     def _scores(self, classes: int, prior: Tensor) -> nn.Parameter:
@@ -238,7 +241,8 @@ class CGANTransfer:
         lambda_r, lambda_s = self._weights(generator)
         scores = {id(p): (p, getattr(layer, "scale", 1.0))
                   for _, layer in propagations(generator) for p in _score_tensors(layer)}.values()
-        residuals = _residuals(generator)
+        residuals = [(t.parametrizations.weight.original, getattr(t.parametrizations.weight[0], "residual_scale", 1.0))
+                     for t in _tables(generator)]
 
         def size(x: Tensor) -> Tensor:
             return x.mean() if self.penalty == "mean" else x.sum()
@@ -248,7 +252,7 @@ class CGANTransfer:
             if lambda_s:
                 terms["sparsity"] = lambda_s * sum(scale * size(p.abs()) for p, scale in scores)
             if lambda_r and self.residuals:
-                terms["residual"] = lambda_r * sum(size(p.square()) for p in residuals)
+                terms["residual"] = lambda_r * sum(scale**2 * size(p.square()) for p, scale in residuals)
             return terms
 
         return penalties
@@ -271,9 +275,12 @@ def _score_tensors(layer: nn.Module) -> list[nn.Parameter]:
     return list(layer.scores.parameters()) if isinstance(layer, OfficialPropagation) else [layer.scores]
 
 
+def _tables(generator: nn.Module) -> list[nn.Module]:
+    return [table for _, norm in generator.class_norms() for table in (norm.gain, norm.bias)]
+
+
 def _residuals(generator: nn.Module) -> list[nn.Parameter]:
-    tables = [t for _, norm in generator.class_norms() for t in (norm.gain, norm.bias)]
-    return [t.parametrizations.weight.original for t in tables]
+    return [table.parametrizations.weight.original for table in _tables(generator)]
 
 
 def _window(phase: Phase, start: int, stop: int | None) -> Phase:
