@@ -64,7 +64,7 @@ def adapt(
     measure = _measure(evaluate, features, n_fake, track)
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
-    gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
+    gan = source.plain() if isinstance(source, GAN) else GAN.from_pretrained(source)
     _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
@@ -106,9 +106,11 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
             the run was started with; only ``train.steps`` may grow, also for a finished run.
     """
     folder = Path(path)
-    job = runs.Job.from_config(runs.read_config(folder))
+    config = runs.read_config(folder)
+    job = runs.Job.from_config(config)
     if runs.finished(folder, job):
         return load_run(folder)
+    runs.refuse_incomplete(config)
     gan, images = job_source(job, folder), ImageData(**job.data)
     return _train(job, gan, images, folder, progress, new=False)
 
@@ -123,7 +125,7 @@ def plan(
         settings.pop(unused, None)
     training, fields = _split_settings(settings, method, "adapt")
     check_data_options(data_options, "size", "channels")
-    gan = source if isinstance(source, GAN) else GAN.from_pretrained(source)
+    gan = source.plain() if isinstance(source, GAN) else GAN.from_pretrained(source)
     _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
@@ -198,6 +200,8 @@ def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> d
 def _job(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
          measure: dict[str, Any]) -> runs.Job:
     schedule, loss = training.resolve(len(images), kind)
+    if "init_seed" in methods[method].__dataclass_fields__:
+        fields = {"init_seed": training.seed, **fields}
     full = asdict(runs.make_method(method, fields))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
     if data["path"] not in data_names() and place.exists():

@@ -59,13 +59,14 @@ def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) 
     Raises:
         ModelError: the tensors are no BigGAN's, or `settings` contradicts their shapes.
     """
-    found: dict[str, Any] = {
-        "bn_eps": float(settings.get("BN_eps", 1e-5)),
-        "sn_eps": float(settings.get("SN_eps", 1e-6)),
-        "init": settings.get("G_init", "ortho"),
-    }
     if g is None:
         raise ModelError("a discriminator alone is no GAN; give the generator's file too")
+    _refuse_unsupported(settings)
+    found: dict[str, Any] = {
+        "bn_eps": _setting(settings, "BN_eps", float, 1e-5),
+        "sn_eps": _setting(settings, "SN_eps", float, 1e-6),
+        "init": settings.get("G_init", "ortho"),
+    }
     found |= _infer_generator(g)
     if d is not None:
         found |= _infer_discriminator(d, found)
@@ -78,15 +79,45 @@ def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) 
     return BigGANConfig(**found)
 
 
+# Settings of the official code that change what a network computes, and the only values supported.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_G_SVs": (1,), "num_D_SVs": (1,), "num_G_SV_itrs": (1,), "num_D_SV_itrs": (1,), "norm_style": ("bn",),
+    "G_nl": ("relu", "inplace_relu"), "D_nl": ("relu", "inplace_relu"), "G_param": ("SN",), "D_param": ("SN",),
+}
+
+
+def _refuse_unsupported(settings: Mapping[str, Any]) -> None:
+    for name, allowed in _SUPPORTED.items():
+        if name in settings and settings[name] not in allowed:
+            raise ModelError(f"config says {name} {settings[name]!r}, which is not supported; have: "
+                             f"{', '.join(map(str, allowed))}")
+
+
+def _setting(settings: Mapping[str, Any], name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
+    """A setting as a number or whole number, however the JSON spells it (ModelError if it is none)."""
+    if name not in settings:
+        return default
+    try:
+        return kind(settings[name])
+    except (TypeError, ValueError):
+        raise ModelError(f"config says {name} {settings[name]!r}, which is no "
+                         f"{'number' if kind is float else 'whole number'}; correct it or leave it out") from None
+
+
 def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, Any]]:
-    """What official settings say, in our terms: field -> (official name, value)."""
-    fields = {"resolution": "resolution", "n_classes": "num_classes", "hier": "hierarchical",
-              "mybn": "standing_statistics", "D_wide": "d_wide"}
-    said: dict[str, tuple[str, Any]] = {ours: (k, settings[k]) for k, ours in fields.items() if k in settings}
+    """What official settings say, in our terms: field -> (official name, value). ``g_widths`` and ``d_widths``, which
+    the official code has not, stand in for ``G_ch`` and ``D_ch`` where a model left the official tables."""
+    numbers = {"resolution": "resolution", "n_classes": "num_classes"}
+    switches = {"hier": "hierarchical", "mybn": "standing_statistics", "D_wide": "d_wide"}
+    said: dict[str, tuple[str, Any]] = {ours: (k, settings[k]) for k, ours in switches.items() if k in settings}
+    said |= {ours: (k, _setting(settings, k, int)) for k, ours in numbers.items() if k in settings}
     tables = {"G_ch": ("g_widths", G_TABLE), "D_ch": ("d_widths", D_TABLE)}
     for theirs, (ours, table) in tables.items():
-        if theirs in settings:
-            said[ours] = theirs, tuple(settings[theirs] * m for m in table[resolution])
+        if settings.get(ours):
+            said[ours] = ours, tuple(settings[ours])
+        elif theirs in settings:
+            base = _setting(settings, theirs, int)
+            said[ours] = theirs, tuple(base * m for m in table[resolution])
     places = {"G_attn": ("g_attention", [8 * 2**i for i in range(len(G_TABLE[resolution]) - 1)]),
               "D_attn": ("d_attention", dict.fromkeys(D_RESOLUTIONS[resolution]))}
     for theirs, (ours, possible) in places.items():
@@ -94,11 +125,13 @@ def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, 
             said[ours] = theirs, tuple(r for r in possible if str(r) in str(settings[theirs]).split("_"))
     if "dim_z" in settings and "hier" in settings:
         slots = len(G_TABLE[resolution]) if settings["hier"] else 1
-        said["z_dim"] = "dim_z", settings["dim_z"] // slots * slots
-    if "G_shared" in settings:
-        width = (settings.get("shared_dim") or settings.get("dim_z")) if settings["G_shared"] else 0
+        said["z_dim"] = "dim_z", _setting(settings, "dim_z", int) // slots * slots
+    if "shared_dim" in settings and settings.get("G_shared"):  # 0 is the official code's word for dim_z
+        width = _setting(settings, "shared_dim", int) or _setting(settings, "dim_z", int)
         if width is not None:
             said["shared_dim"] = "G_shared and shared_dim", width
+    elif "G_shared" in settings and not settings["G_shared"]:
+        said["shared_dim"] = "G_shared", 0
     return said
 
 
@@ -197,6 +230,7 @@ def biggan_pytorch(g: State, d: State | None, settings: Mapping[str, Any]) -> Co
 _TRANSFER_KEY = re.compile(
     r"(blocks\.\d+\.0\.bn[12])\.(comb_layer|prev_knowledge|z_layer|res)_([gb])\.(weight|bias|u0|sv0)"
 )
+_CLASS_AFFINE = re.compile(r"blocks\.\d+\.0\.bn[12]\.(gain|bias)\.")
 
 
 @dialects.register("cgantransfer")
@@ -227,8 +261,8 @@ def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Conv
                          "give the config that belongs to these files or none")
     target = generator.with_class_tables(classes)
     attach_official_propagation(target, config.num_classes, spectral=config.hierarchical)
-    state = target.state_dict()
-    state.update(dict(official_keys(new)))
+    state = {k: v for k, v in target.state_dict().items() if not _CLASS_AFFINE.match(k)}
+    state |= dict(official_keys(new))
     load_strictly(target, state, "the generator file")
     discriminator = None
     if d is not None:

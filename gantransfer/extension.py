@@ -108,12 +108,16 @@ def split_groups(name: str, network: nn.Module, lr: float, lr_classes: float, **
     return groups
 
 
-def frozen_layers(generator: nn.Module, statistics: str = "batch", buffers: str = "fixed") -> list[nn.Module]:
-    """Modules of a frozen generator that stay in eval mode: every spectrally normed layer (u0 and sv0 do not
-    move; ``buffers="official"`` lets them), and with ``statistics="source"`` the norms, which then use the
-    source's statistics."""
-    fixed = [m for m in generator.modules() if isinstance(m, SpectralNorm)] if buffers == "fixed" else []
-    return fixed + ([norm for _, norm in generator.norms()] if statistics == "source" else [])
+def frozen_layers(generator: nn.Module, buffers: str) -> list[nn.Module]:
+    """Modules of a frozen generator that stay in eval mode: every spectrally normed layer, whose u0 and sv0 then do
+    not move; none with ``buffers="official"``."""
+    return [m for m in generator.modules() if isinstance(m, SpectralNorm)] if buffers == "fixed" else []
+
+
+def frozen_statistics(generator: nn.Module, statistics: str) -> list[nn.Module]:
+    """With ``statistics="source"`` the norms, and what inside them keeps statistics; none with "batch"."""
+    norms = [norm for _, norm in generator.norms()] if statistics == "source" else []
+    return [m for norm in norms for m in (norm, getattr(norm, "bn", None)) if m is not None]
 
 
 def source_rows(generator: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

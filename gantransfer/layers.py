@@ -79,16 +79,17 @@ class SpectralNorm(nn.Module):
         return self.normalized_weight()
 
     def effective_kernel(self) -> Tensor:
-        """`kernel()`, computed once while the layer is in eval mode and its weight takes no gradient.
+        """`kernel()`, computed once while the layer is in eval mode and its weight frozen (no ``requires_grad``).
 
-        The cache is keyed by the identity and version counter of weight and u0, so loading a state dict,
-        an optimiser step or a move to another device renews it.
+        The cache is keyed by the identity, memory and version counter of weight and u0, so loading a state dict, an
+        optimiser step or a move to another device renews it; writing into a frozen weight's ``.data``, which counts
+        no version, does not.
         """
         weight = self.weight
         untracked = weight.is_inference() or self.u0.is_inference()  # such tensors have no version counter
-        if self.training or untracked or (weight.requires_grad and torch.is_grad_enabled()):
+        if self.training or untracked or weight.requires_grad:
             return self.kernel()
-        key = (weight._version, self.u0._version, weight.dtype, weight.device)
+        key = (weight._version, self.u0._version, weight.data_ptr(), weight.dtype, weight.device)
         cached = self._constant
         if cached is None or cached[0]() is not weight or cached[1]() is not self.u0 or cached[2] != key:
             autocast = torch.autocast(weight.device.type, enabled=False)  # full precision, whoever comes first

@@ -21,8 +21,8 @@ class Propagation(nn.Module):
     """Class parameters as combinations of old classes' (cGANTransfer, eqs. 5 and 6) plus residuals.
 
     With S = scale * scores and R = residual_scale * residual: ``linear``: table = S P + R. ``centred``:
-    table = m + S (P - m) + R with m the mean of P's rows, which is eq. 5 with the scores S + (1 - sum S) / N: the same combinations, in a basis whose directions
-    are the differences between classes. ``softmax``: table = softmax(S) P + R (an option of ours).
+    table = m + S (P - m) + R with m the mean of P's rows: eq. 5 with scores S + (1 - sum S) / N, which sum to 1, in
+    a basis whose directions are the differences between classes. ``softmax``: table = softmax(S) P + R (ours).
 
     Args:
         prior: float [N, channels], effective scales (leading 1 included) or shifts of the old classes.

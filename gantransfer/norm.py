@@ -133,7 +133,7 @@ class StandingStatistics(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            xf = x.float()
+            xf = x if x.dtype == torch.float64 else x.float()
             mean = xf.mean((0, 2, 3))
             var = xf.square().mean((0, 2, 3)) - mean.square()
             self._store(mean.detach(), var.detach())
@@ -151,8 +151,8 @@ class StandingStatistics(nn.Module):
             self.stored_var += var
             self.accumulation_counter += 1
         else:
-            self.stored_mean.lerp_(mean, self.momentum)
-            self.stored_var.lerp_(var, self.momentum)
+            self.stored_mean.lerp_(mean.to(self.stored_mean), self.momentum)
+            self.stored_var.lerp_(var.to(self.stored_var), self.momentum)
 
 
 class _Statistics(nn.Module):
@@ -171,8 +171,8 @@ class _Statistics(nn.Module):
         if self.training and not hasattr(self, "bn") and x.device.type == "cpu":
             out, mean, var = batch_norm(x, gain, bias, self.eps)
             count = x.numel() // x.shape[1]
-            self.stored_mean.lerp_(mean, 0.1)
-            self.stored_var.lerp_(var * (count / (count - 1)), 0.1)
+            self.stored_mean.lerp_(mean.to(self.stored_mean), 0.1)
+            self.stored_var.lerp_((var * (count / (count - 1))).to(self.stored_var), 0.1)
             return out
         if hasattr(self, "bn"):
             out = self.bn(x)
@@ -243,7 +243,8 @@ class RoutedNorm(nn.Module):
         if labels.is_floating_point():
             return self._mix(x, condition)
         first = self.sizes[0]
-        out = self.source(x, condition._replace(labels=labels.where(labels < first, 0)))
+        new_class = (labels >= first) & (labels < sum(self.sizes))  # a label beyond all classes fails in the source
+        out = self.source(x, condition._replace(labels=labels.where(~new_class, 0)))
         for norm, size in zip(self.adapters, self.sizes[1:], strict=True):
             rows = ((labels >= first) & (labels < first + size)).nonzero().squeeze(1)
             if len(rows):

@@ -97,6 +97,7 @@ class Plan:
         extras: training-only modules (critic, latents); resumed, not shipped.
         fixed: modules kept in eval mode, so that their buffers do not move either.
         fixed_until_nimg: release them once so many images were shown; None keeps them to the end.
+        fixed_statistics: norms that use, and keep, their running statistics to the end; what they contain trains on.
         notes: what was copied, combined or newly initialised, for the run's record.
     """
 
@@ -105,6 +106,7 @@ class Plan:
     extras: nn.ModuleDict
     fixed: Sequence[nn.Module] = ()
     fixed_until_nimg: int | None = None
+    fixed_statistics: Sequence[nn.Module] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
 

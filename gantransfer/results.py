@@ -78,7 +78,7 @@ def load(name: str | Path) -> GAN:
 def _gan(source: GAN | Run | str | Path) -> GAN:
     if isinstance(source, Run):
         return source.gan
-    return source if isinstance(source, GAN) else load(source)
+    return source.plain() if isinstance(source, GAN) else load(source)
 
 
 def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:

@@ -110,6 +110,17 @@ def make_method(name: str, fields: Mapping[str, Any]) -> Method:
     return from_mapping(methods[name], fields, f"method {name}")
 
 
+def refuse_incomplete(config: Mapping[str, Any]) -> None:
+    """A setting that a ``config.yaml`` does not mention would train on with this version's default, which the run may
+    not have started with (UsageError)."""
+    parts = {"method": methods[config["method"]["name"]], "loss": AdversarialLoss, "train": Schedule}
+    for part, cls in parts.items():
+        lacking = [name for name in cls.__dataclass_fields__ if name not in config[part]]
+        if lacking:
+            raise UsageError(f"config.yaml has no {part}.{lacking[0]}, as another version of gantransfer wrote it; add "
+                             "the value the run was started with, or resume with that version")
+
+
 def blank_source(arch: str, network: Mapping[str, Any], classes: list[str]) -> GAN:
     """A freshly initialised GAN of the given architecture: what pre-training starts from."""
     entry = architectures[arch]

@@ -13,8 +13,9 @@ from gantransfer.errors import UsageError, did_you_mean
 
 
 def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0) -> Tensor:
-    """float32 [n, z_dim], standard normal; entries beyond `truncation` standard deviations are redrawn when
-    it is below 1 (BigGAN's truncation trick). The same seed gives the same latents on every machine."""
+    """float32 [n, z_dim], standard normal; with a `truncation` below 1, entries beyond 2 standard deviations are
+    redrawn and all are multiplied by it (BigGAN's truncation trick: even just below 1 the tails are cut). The same
+    seed gives the same latents on every machine."""
     if not 0 < truncation <= 1:
         raise UsageError(f"truncation {truncation} is outside (0, 1]; 1 samples the full distribution")
     rng = torch.Generator().manual_seed(seed)

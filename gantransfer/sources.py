@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, did_you_mean
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, propagations
+from gantransfer.norm import RoutedNorm, StandingStatistics
 from gantransfer.registry import architectures
 from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
 from gantransfer.weights import (
@@ -38,7 +40,7 @@ class GAN:
         generator: the EMA generator where there is one, in eval mode; float images in [-1, 1].
         discriminator: critic in eval mode, or None.
         classes: names by class id.
-        sha256: SHA-256 over the generator's tensors.
+        sha256: SHA-256 over the generator's tensors, modulations folded.
         base_sha256: of an extended model, the identity of the model it extends.
         notes: what `convert` inferred; empty otherwise.
         origin: the name or directory it was loaded from, or "".
@@ -73,7 +75,7 @@ class GAN:
     @property
     def sha256(self) -> str:
         if self._sha256 is None:
-            self._sha256 = state_sha256(self.generator)
+            self._sha256 = state_sha256(self.plain().generator)
         return self._sha256
 
     @property
@@ -84,6 +86,15 @@ class GAN:
     def config(self) -> dict[str, Any]:
         """Architecture name and settings; ``z_dim`` is the effective one."""
         return {"arch": self.arch, **architectures[self.arch].config_dict(self.generator.config)}
+
+    def plain(self) -> GAN:
+        """This GAN, or if its generator holds modulations (a converted cGANTransfer checkpoint), a copy in which they
+        are folded into plain tensors: what can be saved, adapted and extended."""
+        if not propagations(self.generator):
+            return self
+        other = copy.copy(self)
+        other.generator = fold(copy.deepcopy(self.generator))
+        return other
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GAN:
@@ -135,16 +146,9 @@ class GAN:
         return gan
 
     def save_pretrained(self, directory: str | Path) -> Path:
-        """Write config.json, the networks as safetensors, and a model card; returns the directory.
-
-        A generator that still holds modulations (a converted cGANTransfer checkpoint) is folded first.
-        """
+        """Write config.json, the networks (`plain`) as safetensors, and a model card; returns the directory."""
         folder = Path(directory)
-        generator = self.generator
-        if propagations(generator):
-            import copy
-
-            generator = fold(copy.deepcopy(generator))
+        generator = self.plain().generator
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -205,27 +209,37 @@ class GAN:
         """Replace the batch-norm statistics by their mean over training-mode passes on the given batches
         (BigGAN's standing statistics), in place; the model's identity changes with them.
 
+        In an extended model only adapters' norms accumulate, each over the rows of its own classes: the base model's
+        weights and statistics, and so its classes' images, stay as they are.
+
         Raises:
             ModelError: the network's batch norm keeps running averages only.
         """
-        norms = self.generator.standing_norms()
+        routed = [norm for _, norm in self.generator.norms() if isinstance(norm, RoutedNorm)]
+        owners = [adapter for norm in routed for adapter in norm.adapters] or [self.generator]
+        norms = [m for owner in owners for m in owner.modules() if isinstance(m, StandingStatistics)]
         if not norms:
             raise ModelError("this network's batch norm has no standing statistics (official flag mybn); "
                              "sample with its running averages")
-        before = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
-        for norm in norms:
-            norm.reset()
-            norm.accumulating = True
-        self.generator.train()
-        for z, y in zip(zs, ys, strict=True):
-            self.generator(z, y)
-        self.generator.eval()
-        for norm, old in zip(norms, before, strict=True):
-            norm.accumulating = False
-            if norm.accumulation_counter > 0:
-                norm.standing = True
-            else:  # an adapter whose classes were not in `ys`
-                norm.load_state_dict(old)
+        before = [({k: v.clone() for k, v in norm.state_dict().items()}, norm.standing) for norm in norms]
+        complete = False
+        try:
+            for norm in norms:
+                norm.reset()
+                norm.accumulating = True
+            for owner in owners:
+                owner.train()
+            for z, y in zip(zs, ys, strict=True):
+                self.generator(z, y)
+            complete = True
+        finally:
+            self.generator.eval()
+            for norm, (state, standing) in zip(norms, before, strict=True):
+                norm.accumulating = False
+                norm.standing = complete and bool(norm.accumulation_counter > 0)
+                if not norm.standing:  # an error, or an adapter whose classes were not in `ys`
+                    norm.load_state_dict(state)
+                    norm.standing = standing
         self._sha256, self.origin = None, ""  # no longer what lies there
 
     def summary(self) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class Trainer:
         if until is None or self.progress.nimg < until:
             for module in self.plan.fixed:
                 module.eval()
+        for norm in self.plan.fixed_statistics:
+            norm.training = False  # of itself alone, unlike eval()
 
     def _only(self, updates: tuple[str, ...]) -> list[nn.Parameter]:
         """Turn every gradient off, then those of the groups in `updates` on."""

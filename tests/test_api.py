@@ -134,6 +134,12 @@ def test_the_other_methods_come_to_an_end(
     assert (found.path / "report.html").is_file() and found.gan.sample(3).shape == (3, 32, 32, 1)
 
 
+def test_the_seed_reaches_what_is_newly_drawn(source: Path, folder: Path) -> None:
+    of = [api.plan(source, folder, "scratch", **settings)["method"]["init_seed"]
+          for settings in ({}, {"seed": 3}, {"seed": 3, "init_seed": 5})]
+    assert of == [0, 3, 5]
+
+
 def test_pretraining_makes_a_source(folder: Path, tmp_path: Path) -> None:
     network = {"z_dim": 8, "channels": 1, "g_widths": [16, 8, 8, 8], "d_widths": [8, 8, 8, 16]}
     made = gt.pretrain(folder, tmp_path / "pre", network=network, name="tiny", **{**FAST, "steps": 3})

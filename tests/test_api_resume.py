@@ -112,6 +112,14 @@ def test_source_and_images_may_move(broken_off: Path) -> None:
     assert gt.resume(broken_off).result["steps"] == 4
 
 
+@pytest.mark.parametrize(("part", "name"), [("method", "lr"), ("loss", "r1_gamma"), ("train", "lr_decay")])
+def test_a_config_of_another_version_is_refused(broken_off: Path, part: str, name: str) -> None:
+    """Its defaults may have been others."""
+    edit(broken_off, lambda config: config[part].pop(name))
+    with pytest.raises(UsageError, match=f"config.yaml has no {part}.{name}"):
+        gt.resume(broken_off)
+
+
 def test_a_finished_run_may_be_extended(broken_off: Path) -> None:
     gt.resume(broken_off)
     edit(broken_off, lambda config: config["train"].update(steps=6))

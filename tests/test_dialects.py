@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_gans import KINDS, latents, small_gan
+from tiny import write_images
 
 import gantransfer as gt
 from gantransfer.errors import ModelError, UsageError
@@ -121,6 +122,38 @@ def test_a_contradictory_config_is_refused(key: str, value: Any, tmp_path: Path)
         gt.convert("biggan-pytorch", **files, config={**OFFICIAL, key: value})
 
 
+def test_a_config_may_leave_out_or_spell_differently(tmp_path: Path) -> None:
+    gan = small_gan("hierarchical", g_widths=(8, 8, 8, 8), d_widths=(8, 8, 8, 8), z_dim=14)
+    files = write(gan, tmp_path)
+    for key in OFFICIAL:
+        less = {k: v for k, v in OFFICIAL.items() if k != key}
+        assert gt.convert("biggan-pytorch", **files, config=less).sha256 == gan.sha256, key
+    spelled = {**OFFICIAL, "resolution": "32", "G_ch": "2", "BN_eps": "1e-5", "G_nl": "inplace_relu", "seed": 0}
+    assert gt.convert("biggan-pytorch", **files, config=spelled).generator.config.bn_eps == 1e-5
+
+
+def test_widths_outside_the_official_tables(tmp_path: Path) -> None:
+    files = write(small_gan(g_widths=(9, 7, 5, 3), d_widths=(3, 5, 7, 9)), tmp_path)
+    told = {"G_ch": 64, "g_widths": [9, 7, 5, 3], "D_ch": 64, "d_widths": [3, 5, 7, 9]}
+    assert gt.convert("biggan-pytorch", **files, config=told).generator.config.g_widths == (9, 7, 5, 3)
+    with pytest.raises(ModelError, match=r"config says g_widths \(9, 7, 5, 4\) but the tensors have \(9, 7, 5, 3\)"):
+        gt.convert("biggan-pytorch", **files, config={"g_widths": [9, 7, 5, 4]})
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("num_G_SV_itrs", 2, "config says num_G_SV_itrs 2, which is not supported; have: 1"),
+    ("G_nl", "leaky_relu", "config says G_nl 'leaky_relu', which is not supported; have: relu, inplace_relu"),
+    ("norm_style", "in", "norm_style 'in'"), ("BN_eps", None, "config says BN_eps None, which is no number"),
+    ("G_ch", "wide", "config says G_ch 'wide', which is no whole number"),
+])
+def test_settings_that_would_compute_something_else_are_refused(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    files = write(small_gan(), tmp_path)
+    with pytest.raises(ModelError, match=message):
+        gt.convert("biggan-pytorch", **files, config={key: value})
+
+
 # ---- files that are something else -----------------------------------------------------------------------
 
 
@@ -179,6 +212,40 @@ def test_cgantransfer_checkpoints_load_and_fold(kind: str, tmp_path: Path) -> No
         gt.convert("cgantransfer", tmp_path / "G.safetensors", config={"n_classes": 4})
     with pytest.raises(ModelError, match="n_classes 5 but the tensors have 4"):
         gt.convert("cgantransfer", tmp_path / "G.safetensors", config={"n_pretrain_classes": 5})
+
+
+@pytest.mark.parametrize("kind", ["table", "hierarchical"])
+def test_a_transferred_checkpoint_that_lacks_a_tensor_is_refused(kind: str, tmp_path: Path) -> None:
+    tensors = transferred(kind)[1]
+    own = [k for k in tensors if k.startswith("blocks.2.0.bn2.") and k.rsplit(".", 2)[-2][:-2] in
+           ("comb_layer", "prev_knowledge", "z_layer", "res")]
+    assert len(own) >= 8
+    for key in own:
+        save_file({k: v for k, v in tensors.items() if k != key}, tmp_path / "G.safetensors")
+        with pytest.raises(ModelError, match="1 missing"):
+            gt.convert("cgantransfer", tmp_path / "G.safetensors")
+
+
+@pytest.mark.parametrize("method", ["bsa", "cgantransfer", "transfergan", "freezed", "scratch"])
+@pytest.mark.parametrize("kind", ["table", "hierarchical"])
+def test_a_transferred_checkpoint_is_a_source(kind: str, method: str, tmp_path: Path) -> None:
+    """Its combinations are folded first: the same run as from the saved model."""
+    tensors = transferred(kind)[1]
+    save_file(tensors, tmp_path / "G.safetensors")
+    critic = small_gan(kind, num_classes=3).discriminator
+    save_file({k: v.clone() for k, v in critic.state_dict().items()}, tmp_path / "D.safetensors")
+    read = gt.convert("cgantransfer", tmp_path / "G.safetensors", tmp_path / "D.safetensors")
+    saved = GAN.from_pretrained(read.save_pretrained(tmp_path / "model"))
+    assert saved.sha256 == read.sha256
+    root = write_images(tmp_path / "data", {"a": 4, "b": 4})
+    for name, source in (("read", read), ("saved", saved)):
+        gt.adapt(source, root, method, tmp_path / name, steps=1, batch_size=2, evaluate=False, device="cpu")
+    z, y = latents(read, 4), torch.arange(4) % 2
+    images = [gt.load(tmp_path / name).generator(z, y) for name in ("read", "saved")]
+    assert torch.equal(*images)
+    if method in ("bsa", "cgantransfer"):
+        assert gt.extend(read, tmp_path / "read").classes == ["0", "1", "2", "a", "b"]
+    assert any("parametrizations" in key for key in read.generator.state_dict())  # the caller's is untouched
 
 
 def test_the_wrong_dialect_or_file_is_named(tmp_path: Path) -> None:

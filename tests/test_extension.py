@@ -10,7 +10,7 @@ from small_gans import KINDS, latents, small_gan
 from torch import Tensor, nn
 
 import gantransfer.methods  # noqa: F401  (registers them)
-from gantransfer.extension import frozen_layers, mixing_rows, seeded, source_rows, target_critic
+from gantransfer.extension import frozen_layers, frozen_statistics, mixing_rows, seeded, source_rows, target_critic
 from gantransfer.layers import SpectralNorm
 from gantransfer.losses import AdversarialLoss
 from gantransfer.norm import ClassMixture
@@ -178,11 +178,11 @@ def test_critic_rows(init: str, expected: Callable[[Tensor], Tensor]) -> None:
 @pytest.mark.parametrize("buffers", ["fixed", "official"])
 def test_frozen_layers(statistics: str, buffers: str) -> None:
     generator = small_gan("hierarchical", g_attention=(8,)).generator
-    fixed = frozen_layers(generator, statistics, buffers)
     spectral = [m for m in generator.modules() if isinstance(m, SpectralNorm)]
+    assert {id(m) for m in frozen_layers(generator, buffers)} == {id(m) for m in spectral if buffers == "fixed"}
     norms = [norm for _, norm in generator.norms()]
-    expected = (spectral if buffers == "fixed" else []) + (norms if statistics == "source" else [])
-    assert {id(m) for m in fixed} == {id(m) for m in expected} and len(norms) == 7
+    kept = {id(m) for m in frozen_statistics(generator, statistics)}
+    assert kept == {id(m) for m in norms if statistics == "source"} and len(norms) == 7
 
 
 def test_source_rows_belong_to_the_caller() -> None:

@@ -192,7 +192,6 @@ def test_fixed_modules_kept_parameters_and_buffers(trained: Trained) -> None:
     for part, root in (("generator", trainer.generator), ("extras", trainer.extras)):
         for name, module in root.named_modules():
             if id(module) in ids:
-                # With statistics="source" a norm is fixed while its class tables, inside it, are declared.
                 inside = {k for k in changed if k.startswith(f"{part}.{name}.")}
                 assert not {k for k in inside if k not in params or id(params[k]) not in declared}, name
 

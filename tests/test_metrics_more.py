@@ -37,6 +37,8 @@ def test_inception_score_bounds() -> None:
     assert inception_score(certain, 1)[0] == pytest.approx(4)
     assert inception_score(certain[:1].repeat(8, 1), 2)[0] == pytest.approx(1)  # sure and always the same
     assert inception_score(torch.full((8, 4), 0.25), 1)[0] == pytest.approx(1)
+    mixed = torch.softmax(torch.randn(53, 4, generator=torch.Generator().manual_seed(0)), 1)
+    assert inception_score(mixed, 5) == inception_score(mixed[:50], 5)  # the published codes leave the rest out
     with pytest.raises(UsageError, match="splits=9"):
         inception_score(certain[:8], 9)
     with pytest.raises(DataError, match="softmax"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
 from gantransfer.norm import (
+    BatchNorm,
     ClassBatchNorm,
     ClassMixture,
     ClassTable,
@@ -215,6 +216,22 @@ def test_standing_statistics_against_a_naive_form() -> None:
     torch.testing.assert_close(ours(batches[0]), naive.eval(batches[0], False), atol=1e-5, rtol=1e-5)
     ours.standing = True
     torch.testing.assert_close(ours(batches[0]), naive.eval(batches[0], True), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("standing", [True, False])
+def test_both_flavours_train_in_other_precisions(standing: bool, dtype: torch.dtype) -> None:
+    norm = BatchNorm(3, standing=standing).to(dtype)
+    x = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 1
+    out = norm(x.to(dtype), Condition(None, None, None)).double()
+    stored = norm.bn if standing else norm
+    assert stored.stored_mean.dtype == dtype
+    exact = dtype == torch.float64
+    torch.testing.assert_close(stored.stored_mean.double(), 0.1 * x.mean((0, 2, 3)), atol=1e-12 if exact else 1e-2,
+                               rtol=0)
+    torch.testing.assert_close(out, (x - x.mean((0, 2, 3))[:, None, None])
+                               / (x.var((0, 2, 3), unbiased=False)[:, None, None] + 1e-5).sqrt(),
+                               atol=1e-12 if exact else 0.1, rtol=0)
 
 
 def test_standing_statistics_take_gradients() -> None:

@@ -102,12 +102,16 @@ def test_an_extended_generator_keeps_old_classes_bit_identical(kind: str) -> Non
     gan = small_gan(kind)
     source = gan.generator
     extended = source
+    with pytest.raises(IndexError):
+        source(latents(gan, 1), torch.tensor([9]))
     for classes, seed in ((2, 5), (3, 6)):  # two adapters, the second on the extended model
         norms = extended.adapter_norms(classes)
         for i, norm in enumerate(norms.values()):
             disturb(norm, 100 * seed + i)
         extended = extended.extended(norms, classes).eval()
     assert extended.num_classes == 9 and extended.num_base_classes == 4 and source.num_classes == 4
+    with pytest.raises(IndexError):  # like the source, and not images of some other class
+        extended(latents(gan, 2), torch.tensor([0, 9]))
     z = latents(gan, 12)
     old = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 3, 2, 1, 0])
     with torch.no_grad():

@@ -231,6 +231,42 @@ def test_standing_statistics_against_a_naive_generator(kind: str, tmp_path: Path
         assert torch.equal(again.generator(z, y), gan.generator(z, y))
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_standing_statistics_of_an_extended_model_leave_the_base_alone(kind: str) -> None:
+    gan = small_gan(kind, standing_statistics=True)
+    gan.accumulate_standing_statistics([latents(gan, 6)], [torch.arange(6) % 4])
+    norms = gan.generator.adapter_norms(2)
+    for i, norm in enumerate(norms.values()):
+        disturb(norm, i)
+    both = GAN(gan.generator.extended(norms, 2), base_sha256=gan.sha256)
+    z, old, new = latents(gan, 6, seed=1), torch.arange(6) % 4, torch.tensor([4, 5, 4, 5, 4, 5])
+    with torch.no_grad():
+        images = both.generator(z, old), both.generator(z, new)
+        both.accumulate_standing_statistics([latents(gan, 8, seed=s) for s in (2, 3)], [torch.arange(8) % 6] * 2)
+        assert torch.equal(both.generator(z, old), images[0]) and torch.equal(gan.generator(z, old), images[0])
+        assert not torch.equal(both.generator(z, new), images[1])
+    assert GAN(both.generator.base()).sha256 == both.base_sha256
+    for _, norm in both.generator.norms():
+        assert [float(part.bn.accumulation_counter) for part in (norm.source, *norm.adapters)] == [1, 2]
+    once = both.generator(z, new)
+    both.accumulate_standing_statistics([z], [old])  # no new class in it
+    assert torch.equal(both.generator(z, new), once)
+
+
+def test_an_error_while_accumulating_restores_everything() -> None:
+    gan = small_gan(standing_statistics=True)
+    z, y = latents(gan, 4), torch.arange(4)
+    with torch.no_grad():
+        before = gan.generator(z, y)
+    statistics = {k: v.clone() for k, v in gan.generator.state_dict().items() if ".bn." in k}
+    with pytest.raises(IndexError):
+        gan.accumulate_standing_statistics([z, z], [y, y + 1])
+    assert not gan.generator.training and not any(n.accumulating or n.standing for n in gan.generator.standing_norms())
+    assert all(torch.equal(gan.generator.state_dict()[k], v) for k, v in statistics.items())
+    with torch.no_grad():  # the finished passes moved power iterations, as any training pass does
+        torch.testing.assert_close(gan.generator(z, y), before, atol=0.5, rtol=0)
+
+
 def test_standing_statistics_need_the_right_norm() -> None:
     gan = small_gan()
     with pytest.raises(ModelError, match="no standing statistics"):

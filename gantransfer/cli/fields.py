@@ -50,7 +50,8 @@ def owner(name: str) -> str | None:
 def _flags(cls: type, group: str) -> list[Flag]:
     hints, helps = typing.get_type_hints(cls), _attribute_docs(cls)
     return [
-        Flag(field.name, helps.get(field.name, ""), hints[field.name], field.default, group=group)
+        Flag(field.name, helps.get(field.name, ""), hints[field.name],
+             None if field.name == "init_seed" else field.default, group=group)
         for field in dataclasses.fields(cls)
     ]
 

@@ -22,6 +22,7 @@ from gantransfer.extension import (
     check_choices,
     conditional_source,
     frozen_layers,
+    frozen_statistics,
     mixing_rows,
     noise_parameters,
     seeded,
@@ -47,7 +48,7 @@ class BSA:
         lr_d: of the critic, which trains whole.
         statistics: "batch" or "source", see above. buffers: "fixed" keeps the frozen layers' spectral-norm
             vectors; "official" moves them, as the published code does.
-        init_seed: seed of everything newly drawn.
+        init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
     init: str = "scratch"
@@ -87,7 +88,7 @@ class BSA:
         if noise := noise_parameters(generator):
             groups["noise"] = Group(noise, self.lr if self.lr_noise is None else self.lr_noise)
         phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
-        fixed = frozen_layers(generator, self.statistics, self.buffers)
         notes = (f"class scales and shifts start at {self.init}; convolutions frozen",
                  f"discriminator pre-trained, its class rows: {self.d_embedding}")
-        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=fixed, notes=notes)
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen_layers(generator, self.buffers),
+                    fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes)

@@ -11,9 +11,11 @@ and scores (l1). After training everything folds into the target classes' rows.
 Choices the paper leaves open, measured on Glyph-100 (``results/``):
 
 * ``parametrisation="centred"``: eq. 5 in a basis of differences from the mean class, scores starting at 0, so
-  that new classes start as the mean of the old ones. Plain scores ("linear", starting at 1/N) give the same set of
-  combinations, but all old gains are near 1, so that one Adam step on N scores moves every gain by up to N times
-  the rate; they need rates many times smaller than the residuals'.
+  that new classes start as the mean of the old ones. It reaches the combinations whose coefficients sum to 1; plain
+  scores ("linear", starting at 1/N) reach all, but all old gains are near 1, so that one Adam step on N scores moves
+  every gain by up to N times the rate: they need rates many times smaller than the residuals'.
+* The l1 penalty acts on the scores as stored: in the centred form it asks for few departures from the mean class, in
+  the linear one for few old classes, as eq. 7 is printed.
 * lambda_r and lambda_s: the paper gives none. The code's 0.1 and 0.01 belong to means per tensor
   (``penalty="mean"``). The default is eq. 7's sums with values of the same strength, 0.1 / (M mean C) for the
   residuals of M classes and C channels and 0.01 / (N M) for the scores on N old classes; a run's plan states them.
@@ -42,6 +44,7 @@ from gantransfer.extension import (
     check_choices,
     conditional_source,
     frozen_layers,
+    frozen_statistics,
     noise_parameters,
     seeded,
     source_rows,
@@ -124,7 +127,7 @@ class CGANTransfer:
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """Scores, prior, residuals, noise projections and the whole critic; then the fine-tuning stage."""
         source = conditional_source(sources, target, "cgantransfer")
-        frozen = frozen_layers(generator, self.statistics, self.buffers)
+        frozen = frozen_layers(generator, self.buffers)  # before the propagation, whose own layers train
         with seeded(self.init_seed):
             self._propagate(generator, source)
         critic = target_critic(source, target.num_classes, self.d_embedding, self.init_seed + 1)
@@ -148,11 +151,12 @@ class CGANTransfer:
         notes = (
             f"class parameters: {self.parametrisation} combinations of {source.generator.num_classes} old classes",
             f"discriminator pre-trained, its class rows: {'propagated' if self.propagate_in_d else self.d_embedding}",
-            f"penalties (eq. 7, {self.penalty}): lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
+            f"penalties (eq. 7, {self.penalty}, {self.parametrisation} scores): lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
         )
         return Plan(
             groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen,
-            fixed_until_nimg=self.finetune_nimg or None, notes=notes,
+            fixed_until_nimg=self.finetune_nimg or None,
+            fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes,
         )
 
     # ---- structure -----------------------------------------------------------------------------------

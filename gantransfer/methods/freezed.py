@@ -37,7 +37,7 @@ class FreezeD:
         frozen_blocks: how many of D's blocks stay fixed, counted from the image.
         class_init, d_embedding: where new classes' rows of G and D start: "mean", "random_source", "random".
         lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
-        init_seed: seed of everything newly drawn.
+        init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
     frozen_blocks: int = 2

@@ -21,7 +21,8 @@ class Scratch:
     Attributes:
         lr_g, lr_d: Adam rates.
         class_lr_scale_g, class_lr_scale_d: factors on the rates of G's class tables or embedding and of D's class rows.
-        beta2: Adam's second beta (the first is 0). init_seed: seed of the fresh weights.
+        beta2: Adam's second beta (the first is 0). init_seed: of the fresh weights; a run's own
+            seed unless given.
     """
 
     lr_g: float = 4e-4

@@ -38,7 +38,7 @@ class TransferGAN:
         class_init: new classes' generator rows: "mean", "random_source" or "random".
         d_embedding: the critic's new class rows, in the same three ways.
         lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
-        init_seed: seed of everything newly drawn.
+        init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
     generator: str = "pretrained"

@@ -21,7 +21,8 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
 
     Args:
         probabilities: [n, k], rows sum to 1; zeros are allowed (0 log 0 = 0).
-        splits: number of parts; the n mod splits last images go to the parts as evenly as rounding allows.
+        splits: number of parts of n // splits images; the n mod splits last images are left out, as in the
+            published codes.
 
     Returns:
         (mean, std), the mean in [1, k].
@@ -35,8 +36,8 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
         raise UsageError(f"splits={splits} for {len(p)} images; take between 1 and the number of images")
     if bool((p < 0).any()) or not torch.allclose(p.sum(1), torch.ones_like(p[:, 0]), atol=1e-3):
         raise DataError("probabilities must be non-negative and sum to 1 per row; apply a softmax first")
-    edges = [i * len(p) // splits for i in range(splits + 1)]
-    scores = torch.stack([_score(p[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+    size = len(p) // splits
+    scores = torch.stack([_score(p[i * size : (i + 1) * size]) for i in range(splits)])
     return float(scores.mean()), float(scores.std(unbiased=False))
 
 
