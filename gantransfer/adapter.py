@@ -137,15 +137,17 @@ def read_adapter(folder: str | Path) -> Adapter:
 
 
 def source_state(gan: GAN, adapter: Adapter) -> dict[str, Tensor]:
-    """The tensors of the generator that `adapter` was made from: `gan` itself, or the base it extends.
+    """The tensors of the generator that `adapter` was made from: `gan` itself, or what it was before some or all of
+    its adapters were added.
 
     Raises:
         ModelError: the adapter belongs to another generator.
     """
     if adapter.source_sha256 == gan.sha256:
         return gan.generator.state_dict()
-    if adapter.source_sha256 == gan.base_sha256:
-        return gan.generator.base().state_dict()
+    if adapter.source_sha256 in gan.lineage:
+        adapters = gan.lineage.index(adapter.source_sha256)
+        return gan.generator.state_before(adapters) if adapters else gan.generator.base().state_dict()
     raise ModelError(f"adapter '{adapter.path}' belongs to source '{adapter.source_name}' (sha256 "
                      f"{adapter.source_sha256[:12]}), not to this one ({gan.sha256[:12]}); give that source")
 
@@ -220,4 +222,4 @@ def extend(gan: GAN, adapter: Adapter, names: Sequence[str]) -> GAN:
     generator = gan.generator.extended(norms, len(names))
     card = {**gan.card, "extended_by": [*gan.card.get("extended_by", []), adapter.method]}
     return GAN(generator, gan.discriminator, arch=gan.arch, classes=[*gan.classes, *names],
-               base_sha256=gan.base_sha256, card=card)
+               lineage=[*gan.lineage, gan.sha256], card=card)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gantransfer import runs
-from gantransfer.config import from_mapping
+from gantransfer.config import field_names, from_mapping
 from gantransfer.data import ImageData
 from gantransfer.defaults import Training
 from gantransfer.errors import DataError, UsageError, did_you_mean
@@ -17,8 +17,9 @@ from gantransfer.finish import Evaluator, finish
 from gantransfer.losses import AdversarialLoss
 from gantransfer.pictures import class_grid, real_grid
 from gantransfer.plan import Target
+from gantransfer.processes import processor_threads
 from gantransfer.registry import methods
-from gantransfer.results import Run, check_data_options, job_source, load_run
+from gantransfer.results import Run, as_gan, check_data_options, job_source, load_run
 from gantransfer.results import evaluate as evaluate
 from gantransfer.results import extend as extend
 from gantransfer.results import inspect as inspect
@@ -31,14 +32,14 @@ from gantransfer.trainer import Hooks
 from gantransfer.weights import write_json
 
 Progress = Callable[[dict[str, Any]], None]
-_TRAINING = {f.name for f in Training.__dataclass_fields__.values()}
+_TRAINING = set(field_names(Training))
 
 
 # ---- starting a run --------------------------------------------------------------------------------------
 
 
 def adapt(
-    source: GAN | str | Path, data: ImageData | str | Path, method: str = "cgantransfer",
+    source: GAN | Run | str | Path, data: ImageData | str | Path, method: str = "cgantransfer",
     out: str | Path | None = None, *, data_options: Mapping[str, Any] | None = None, features: str = "glyph-cnn",
     n_fake: int | None = None, evaluate: bool = True, track: str = "", progress: Progress | None = None,
     **settings: Any,
@@ -46,7 +47,7 @@ def adapt(
     """Adapt a pre-trained GAN to images.
 
     Args:
-        source: a GAN, a shipped name, a directory or a hub id.
+        source: a GAN, a shipped name, the directory of a model or a run, or a hub id.
         data: images with classes; see `ImageData`. A path takes `data_options` (its keyword arguments); size and
             channels are the source's.
         method: a name from `gantransfer.registry.methods`.
@@ -64,7 +65,7 @@ def adapt(
     measure = _measure(evaluate, features, n_fake, track)
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
-    gan = source.plain() if isinstance(source, GAN) else GAN.from_pretrained(source)
+    gan = as_gan(source)
     _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
@@ -80,7 +81,8 @@ def pretrain(
     """Train a GAN from random weights and write it, with its critic, to ``out/model``.
 
     Args:
-        network: settings of the architecture; number of classes, size and channels come from the data.
+        network: settings of the architecture, or ``g_ch`` and ``d_ch`` for the official tables' widths; number of
+            classes, size and channels come from the data.
         name: of the model, for its card. Others: as in `adapt`; the method's fields are scratch's.
     """
     training, fields = _split_settings(settings, "scratch", "pretrain")
@@ -88,10 +90,12 @@ def pretrain(
     check_data_options(data_options)
     folder = _out(out, "pretrain")
     network = dict(network or {})
+    runs.blank_config(arch, {"channels": 1, **runs.expand_network(arch, network)})  # wrong settings come first
     options = {"size": network.get("resolution", 32), "channels": network.get("channels"), **(data_options or {})}
     images = data if isinstance(data, ImageData) else ImageData(data, **options)
     network |= {"resolution": images.size, "channels": images.channels,
                 "num_classes": len(images.classes) if images.labelled else 0}
+    network = runs.expand_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
     job = _job("pretrain", "", images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
@@ -116,7 +120,7 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
 
 
 def plan(
-    source: GAN | str | Path, data: ImageData | str | Path, method: str = "cgantransfer", *,
+    source: GAN | Run | str | Path, data: ImageData | str | Path, method: str = "cgantransfer", *,
     data_options: Mapping[str, Any] | None = None, **settings: Any,
 ) -> dict[str, Any]:
     """What `adapt` would do with these arguments: the resolved configuration, what is copied or newly
@@ -125,7 +129,7 @@ def plan(
         settings.pop(unused, None)
     training, fields = _split_settings(settings, method, "adapt")
     check_data_options(data_options, "size", "channels")
-    gan = source.plain() if isinstance(source, GAN) else GAN.from_pretrained(source)
+    gan = as_gan(source)
     _check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
@@ -138,13 +142,13 @@ def plan(
 def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple[Training, dict[str, Any]]:
     """Training settings and the method's fields; anything else is refused with the nearest name, and so are
     values that no data could make right."""
-    own = methods[method].__dataclass_fields__
+    own = field_names(methods[method])
     training = from_mapping(Training, {k: v for k, v in settings.items() if k in _TRAINING}, "training")
     fields = {k: v for k, v in settings.items() if k not in _TRAINING}
     for key in fields:
         if key not in own:
             names = sorted({*own, *_TRAINING})
-            owner = next((m for m in methods if key in methods[m].__dataclass_fields__), None)
+            owner = next((m for m in methods if key in field_names(methods[m])), None)
             hint = f" (method '{owner}' has it)" if owner else ""
             raise UsageError(f"method '{method}' has no setting '{key}'{hint}{did_you_mean(key, names)}; "
                              f"have: {', '.join(own)}")
@@ -191,6 +195,9 @@ def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> d
     runs.check_trackers(track)
     if evaluate:
         load_features(features)
+        name, colon, place = features.partition(":")
+        if colon:  # resuming works from any directory
+            features = f"{name}:{Path(place).expanduser().resolve()}"
         if n_fake is not None and n_fake < 2:
             raise UsageError(f"n_fake={n_fake} generated images cannot be measured; take at least 2, better 1000")
     measure: dict[str, Any] = {"features": features, "n_fake": n_fake} if evaluate else {}
@@ -200,7 +207,7 @@ def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> d
 def _job(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
          measure: dict[str, Any]) -> runs.Job:
     schedule, loss = training.resolve(len(images), kind)
-    if "init_seed" in methods[method].__dataclass_fields__:
+    if "init_seed" in field_names(methods[method]):
         fields = {"init_seed": training.seed, **fields}
     full = asdict(runs.make_method(method, fields))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
@@ -210,10 +217,12 @@ def _job(kind: str, source: str, images: ImageData, method: str, fields: dict[st
                     command=runs.command_line())
 
 
-def _source_name(gan: GAN, source: GAN | str | Path, folder: Path) -> str:
+def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path) -> str:
     """A name that `GAN.from_pretrained` finds again; a GAN without one is saved beside the run's files."""
     if isinstance(source, GAN):
         return source.origin or str(folder / "source")
+    if isinstance(source, Run):
+        return str(source.path.resolve())
     return str(Path(source).resolve()) if Path(source).is_dir() and str(source) not in shipped_models() else str(source)
 
 
@@ -221,6 +230,13 @@ def _source_name(gan: GAN, source: GAN | str | Path, folder: Path) -> str:
 
 
 def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool) -> Run:
+    with processor_threads(job.schedule.threads):
+        return _train_here(job, gan, images, folder, progress, new)
+
+
+def _train_here(
+    job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool
+) -> Run:
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
@@ -229,6 +245,8 @@ def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: P
     )
     parts = runs.assemble(job, folder, gan, images, hooks)
     trainer = parts.trainer
+    if evaluator:
+        evaluator.device = trainer.device
     if new:
         trainer.processes.wait()  # every process has seen that nothing was there
     if trainer.rank == 0 and new:
@@ -244,6 +262,8 @@ def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: P
     if trainer.rank == 0:
         hooks.report({"event": "start", "steps": job.schedule.steps, "step": trainer.progress.step,
                       "out": str(folder), "plan": list(trainer.plan.notes)})
+        for sentence in images.report["conversions"] if new else ():
+            hooks.report({"event": "message", "text": f"images: {sentence}"})
     trainer.run()
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)

@@ -24,13 +24,18 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         UsageError: an unknown key, or a value of another type.
     """
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = field_names(cls)
     checked = {}
     for key, value in values.items():
         if key not in names:
             raise UsageError(f"{what} has no setting '{key}'{did_you_mean(key, names)}; have: {', '.join(names)}")
         checked[key] = _coerce(value, hints[key], f"{what}: {key}")
     return cls(**checked)
+
+
+def field_names(cls: type) -> list[str]:
+    """Names of the dataclass's settings."""
+    return [f.name for f in dataclasses.fields(cls)]
 
 
 def _coerce(value: Any, hint: Any, what: str) -> Any:

@@ -20,6 +20,7 @@ from gantransfer.layout import Entry, choose_classes, list_images
 from gantransfer.order import permutation, shuffled
 from gantransfer.scan import Progress, Store, report, scan
 
+LISTED = 20  # bad files in an error message
 UNLABELLED = "all"  # the class name of images without classes
 
 
@@ -139,8 +140,8 @@ class ImageData:
         bad, good = self._store.findings.bad, len(self._store.entries)
         if not bad or (good and self._settings["on_bad"] == "skip"):
             return
-        first = "; ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:3])
-        more = ", the first" if len(bad) > 3 else ""
+        first = "; ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:LISTED])
+        more = f", the first {LISTED} ('gantransfer data check' lists all)" if len(bad) > LISTED else ""
         way_out = "repair or remove them, or skip them with --on-bad skip" if good else "no readable image is left"
         raise self._error(
             f"{len(bad)} of {len(bad) + good} images in '{self._settings['path']}' cannot be used{more}: {first}; "

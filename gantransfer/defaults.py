@@ -14,7 +14,7 @@ class Training:
 
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
-            precision, device: as `gantransfer.trainer.Schedule`.
+            precision, device, threads: as `gantransfer.trainer.Schedule`.
         loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`.
     """
 
@@ -30,6 +30,7 @@ class Training:
     log_nimg: int | None = None
     precision: str = "fp32"
     device: str = "auto"
+    threads: int | None = None
     loss: str = "hinge"
     augment: str | None = None
     d_steps: int | None = None
@@ -68,7 +69,7 @@ class Training:
             checkpoint_nimg=self.checkpoint_nimg if self.checkpoint_nimg is not None
             else shown * max(1, min(steps // 4, 500)),
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
-            precision=self.precision, device=self.device,
+            precision=self.precision, device=self.device, threads=self.threads,
         )
         loss = AdversarialLoss(self.loss, self.gp_weight, r1_gamma, self.r1_every, augment, d_steps)
         return schedule, loss

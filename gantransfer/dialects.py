@@ -218,8 +218,11 @@ def biggan_pytorch(g: State, d: State | None, settings: Mapping[str, Any]) -> Co
         raise ModelError("the generator file holds cGANTransfer layers (comb_layer_*); use dialect 'cgantransfer'")
     load_strictly(generator, g, "the generator file")
     notes = _notes(config, settings, d is not None)
-    if any(int(n.accumulation_counter) > 0 for n in generator.standing_norms()):
-        notes += ("the file holds accumulated standing statistics: call accumulate_standing_statistics",)
+    standing = [n for n in generator.standing_norms() if int(n.accumulation_counter) > 0]
+    if standing:  # sums over several batches, useless without the division
+        notes += (f"the file holds standing statistics of {int(standing[0].accumulation_counter)} batches: in use",)
+    for norm in standing:
+        norm.standing = True
     discriminator = None
     if d is not None:
         discriminator = build_discriminator(config)

@@ -18,11 +18,12 @@ from gantransfer.registry import architectures
 
 ROW_INITS = ("mean", "random_source", "random")
 FROZEN = {"statistics": ("batch", "source"), "buffers": ("fixed", "official"), "d_embedding": ROW_INITS}
+Choices = Mapping[str, Sequence[str]]  # field name -> its values; a method's `choices`, for checks and for help texts
 
 
-def check_choices(method: Any, allowed: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a field of `method` that is not one of its `allowed` values (UsageError)."""
-    for name, choices in allowed.items():
+def check_choices(method: Any) -> None:
+    """Refuse a field of `method` that is not one of its class's `choices` (UsageError)."""
+    for name, choices in method.choices.items():
         value = getattr(method, name)
         if value not in choices:
             raise UsageError(f"{name} '{value}' does not exist{did_you_mean(value, choices)}; "

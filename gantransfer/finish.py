@@ -13,7 +13,7 @@ from gantransfer import metrics as measuring
 from gantransfer.adapter import save_adapter
 from gantransfer.data import ImageData
 from gantransfer.errors import writing
-from gantransfer.features import load_features
+from gantransfer.features import Extractor, load_features
 from gantransfer.modulation import fold, propagations
 from gantransfer.pictures import class_grid, nearest_pictures, source_classes
 from gantransfer.runs import Parts
@@ -36,8 +36,14 @@ class Evaluator:
 
     def __init__(self, data: ImageData, measure: dict[str, Any]) -> None:
         self.data = data
-        self.features = load_features(measure["features"])
+        self.name = measure["features"]
         self.n_fake = measure.get("n_fake")
+        self.device: str | torch.device = "cpu"
+
+    @property
+    def features(self) -> Extractor:
+        """On `device`; loaded once."""
+        return load_features(self.name, self.device)
 
     def select(self, generator: nn.Module, progress: Progress) -> dict[str, Any]:
         """The distance by which checkpoints are compared, as a line for ``metrics.jsonl``."""
@@ -46,7 +52,8 @@ class Evaluator:
             n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data, floor=progress.step == 0,
         )
         distance = found["metrics"]["frechet"]
-        line = {"split": "select", "frechet": distance, "protocol": found["protocol"], "selection": distance}
+        split = "select" if self._held_out("select") is not None else "training"
+        line = {"split": split, "frechet": distance, "protocol": found["protocol"], "selection": distance}
         if found["floor"]:
             line["floor"] = found["floor"].get("frechet")
         return line
@@ -57,6 +64,11 @@ class Evaluator:
             sampler(generator), self._held_out("report"), features=self.features, n_fake=self.n_fake,
             seed=REPORT_SEED, training=self.data,
         )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the reported distances are to images that were not trained on."""
+        return self._held_out("report") is not None
 
     def _held_out(self, part: str) -> ImageData | None:
         images = self.data.held_out(part)
@@ -127,7 +139,8 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
             folder: Path) -> dict[str, Any]:
     progress = parts.trainer.progress
     result: dict[str, Any] = {
-        "split": "report", "steps": progress.step, "nimg": progress.nimg, "seconds": round(progress.seconds, 2),
+        "split": "report" if evaluator is None or evaluator.holds_out else "training",
+        "steps": progress.step, "nimg": progress.nimg, "seconds": round(progress.seconds, 2),
         "best_step": (progress.best or {}).get("step", progress.step), "rows": [], "per_class": {}, "warnings": [],
     }
     if sizes:
@@ -135,8 +148,9 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
                    "bytes_per_class": sizes["per_class"], "bytes_shared": sizes["shared"]}
     if evaluator is None:
         return result
+    best = best.to(evaluator.device)
     after = evaluator.report(best)
-    before = evaluator.report(_start(parts))
+    before = evaluator.report(_start(parts).to(evaluator.device))
     for name, value in after["metrics"].items():
         if isinstance(value, dict):
             result["per_class"] = value

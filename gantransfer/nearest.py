@@ -6,6 +6,7 @@ training image. Without held-out images the training images' distances to each o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ def nearest_images(samples: Tensor, training: ImageData, held_out: ImageData | N
     Args:
         samples: uint8 [n, C, H, W].
     """
-    bank = _features(training.images(), extractor)
-    distances, indices = _nearest(_features(samples, extractor), bank)
+    bank = _features(training.images, len(training), extractor)
+    distances, indices = _nearest(_features(samples.__getitem__, len(samples), extractor), bank)
     if held_out is not None:
-        real, _ = _nearest(_features(held_out.images(), extractor), bank)
+        real, _ = _nearest(_features(held_out.images, len(held_out), extractor), bank)
         calibration = "held-out real images"
     else:
         real = _nearest(bank, bank, skip_self=True)[0]
@@ -44,8 +45,9 @@ def nearest_images(samples: Tensor, training: ImageData, held_out: ImageData | N
     return indices, record
 
 
-def _features(images: Tensor, extractor: Extractor) -> Tensor:
-    return torch.cat([extractor(part)[0].float() for part in images.split(256)])
+def _features(images: Callable[[Tensor], Tensor], count: int, extractor: Extractor) -> Tensor:
+    """Of `count` images, a part at a time, since a large set is decoded as it is read."""
+    return torch.cat([extractor(images(part))[0].float().cpu() for part in torch.arange(count).split(256)])
 
 
 def _nearest(a: Tensor, b: Tensor, skip_self: bool = False) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ and a frozen generator has none to wrap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -63,3 +64,16 @@ def _device(wanted: str, local_rank: int) -> torch.device:
         raise UsageError("device 'cuda' is not available here; choose auto or cpu")
     cuda = wanted != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+
+
+@contextmanager
+def processor_threads(count: int | None) -> Iterator[None]:
+    """PyTorch with `count` threads inside (None: as many as before)."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)

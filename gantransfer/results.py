@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import nn
 from gantransfer import adapter as adapters
 from gantransfer import runs
 from gantransfer.data import ImageData
-from gantransfer.errors import ModelError, UsageError, did_you_mean
+from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
 from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
 from gantransfer.weights import read_tensors
@@ -51,7 +52,7 @@ def job_source(job: runs.Job, folder: Path) -> GAN:
         classes = ImageData(**job.data).classes if network["num_classes"] else []
         return runs.blank_source(job.arch, network, list(classes))
     local = folder / "source"
-    return GAN.from_pretrained(local if local.is_dir() else job.source)
+    return load(local if local.is_dir() else job.source)
 
 
 def load_run(path: str | Path) -> Run:
@@ -75,7 +76,8 @@ def load(name: str | Path) -> GAN:
     return GAN.from_pretrained(name)
 
 
-def _gan(source: GAN | Run | str | Path) -> GAN:
+def as_gan(source: GAN | Run | str | Path) -> GAN:
+    """The GAN that `source` is or names (see `load`), in plain modules."""
     if isinstance(source, Run):
         return source.gan
     return source.plain() if isinstance(source, GAN) else load(source)
@@ -87,7 +89,7 @@ def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
     Raises:
         ModelError: the adapter belongs to another source, or is damaged.
     """
-    gan, loaded = _gan(gan), adapters.read_adapter(adapter)
+    gan, loaded = as_gan(gan), adapters.read_adapter(adapter)
     generator = adapters.rebuild(gan, loaded)
     card = {"name": f"{loaded.source_name} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
     return GAN(generator, arch=gan.arch, classes=list(loaded.target.classes) or None, card=card)
@@ -103,7 +105,7 @@ def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str
         UsageError: a class name twice; no adapter. ModelError: an adapter of another source, a damaged one, or one
             that changed weights which the old classes use (`merge` takes it).
     """
-    extended = _gan(gan)
+    extended = as_gan(gan)
     if not adapter_dirs:
         raise UsageError("no adapter was given; name at least one run directory or adapter directory")
     loaded = [adapters.read_adapter(folder) for folder in adapter_dirs]
@@ -124,21 +126,37 @@ def check_data_options(options: Mapping[str, Any] | None, *given: str) -> None:
 def evaluate(
     gan: GAN | Run | str | Path, data: ImageData | str | Path, *, data_options: Mapping[str, Any] | None = None,
     metrics: Sequence[str] | str | None = None, features: str = "glyph-cnn", n_fake: int | None = None, seed: int = 0,
-    part: str = "report", progress: Callable[..., None] | None = None,
+    part: str = "report", device: str = "cpu", progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """Compare a GAN's samples with real images; see `gantransfer.metrics.evaluate` for the result.
+
+    What a run was trained on is known from its records: with its own data, and no other choice of them, the reference
+    is what the run held out; with any other data an overlap is noticed.
 
     Args:
         part: which held-out images are the reference: "report" or "select"; where none are held out, the data
             themselves.
+        device: where samples and features are computed.
     """
     from gantransfer.metrics import evaluate as measure
 
     check_data_options(data_options, "size", "channels")
-    gan = _gan(gan)
-    images = data if isinstance(data, ImageData) else ImageData(
-        data, size=gan.config["resolution"], channels=gan.config["channels"], **(data_options or {}))
-    generator = gan.generator
+    training, gan = _trained_on(gan), as_gan(gan)
+    generator, options = gan.generator, dict(data_options or {})
+    if isinstance(data, ImageData):
+        images = data
+    elif training is not None and not options and _same_place(training.settings["path"], data):
+        images = training
+    else:
+        images = ImageData(data, size=gan.config["resolution"], channels=gan.config["channels"], **options)
+    if not images.labelled and generator.num_classes > 1:
+        raise DataError(f"'{images.settings['path']}' is a flat folder and this model has {generator.num_classes} "
+                        "classes: name the images' class with --class-name NAME")
+    reference = images.held_out(part)
+    if training is None and reference is not None:
+        training = images  # the layout says so
+    if str(device) != "cpu":
+        generator = copy.deepcopy(generator).to(device)  # the caller's stays where it is
     draw = sampler(generator)
     if images.labelled and generator.num_classes:
         unknown = [c for c in images.classes if c not in gan.classes]
@@ -151,8 +169,23 @@ def evaluate(
         def draw(labels: torch.Tensor, seed: int) -> torch.Tensor:
             return inner(ids[labels], seed)
 
-    return measure(draw, images.held_out(part), metrics=metrics, features=features, n_fake=n_fake, seed=seed,
-                   training=images, progress=progress)
+    return measure(draw, images if reference is None else reference, metrics=metrics, features=features, n_fake=n_fake,
+                   seed=seed, training=training, device=device, progress=progress)
+
+
+def _trained_on(source: GAN | Run | str | Path) -> ImageData | None:
+    """The images that a run was trained on, if it is one and they are still there."""
+    folder = source.path if isinstance(source, Run) else None if isinstance(source, GAN) else Path(source)
+    if folder is None or not (folder / "config.yaml").is_file():
+        return None
+    try:
+        return ImageData(**runs.Job.from_config(runs.read_config(folder)).data)
+    except DataError:
+        return None
+
+
+def _same_place(a: str, b: str | Path) -> bool:
+    return str(a) == str(b) or Path(a).expanduser().resolve() == Path(b).expanduser().resolve()
 
 
 def inspect(path: str | Path) -> dict[str, Any]:

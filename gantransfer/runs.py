@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import platform
 import sys
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 import gantransfer.methods  # noqa: F401  (registers the methods)
-from gantransfer.config import from_mapping, read_yaml
+from gantransfer.config import field_names, from_mapping, read_yaml
 from gantransfer.data import ImageData
 from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.losses import AdversarialLoss
@@ -106,8 +107,22 @@ class Parts:
 
 
 def make_method(name: str, fields: Mapping[str, Any]) -> Method:
-    """The method called `name` with `fields` over its defaults (UsageError for an unknown field)."""
-    return from_mapping(methods[name], fields, f"method {name}")
+    """The method called `name` with `fields` over its defaults.
+
+    Raises:
+        UsageError: an unknown field or choice, or a number out of its range: all are finite and not negative, scales
+            positive, Adam's betas below 1.
+    """
+    method = from_mapping(methods[name], fields, f"method {name}")
+    for key, value in asdict(method).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        allowed = ("a positive number" if "scale" in key else "0 or more and below 1" if key.startswith("beta")
+                   else "0 or more")
+        if not (math.isfinite(value) and value >= 0) or (value == 0 and "scale" in key) or (
+                value >= 1 and key.startswith("beta")):
+            raise UsageError(f"method {name}: {key} {value} is not possible; give {allowed}")
+    return method
 
 
 def refuse_incomplete(config: Mapping[str, Any]) -> None:
@@ -115,16 +130,31 @@ def refuse_incomplete(config: Mapping[str, Any]) -> None:
     not have started with (UsageError)."""
     parts = {"method": methods[config["method"]["name"]], "loss": AdversarialLoss, "train": Schedule}
     for part, cls in parts.items():
-        lacking = [name for name in cls.__dataclass_fields__ if name not in config[part]]
+        lacking = [name for name in field_names(cls) if name not in config[part]]
         if lacking:
             raise UsageError(f"config.yaml has no {part}.{lacking[0]}, as another version of gantransfer wrote it; add "
                              "the value the run was started with, or resume with that version")
 
 
+def expand_network(arch: str, network: Mapping[str, Any]) -> dict[str, Any]:
+    """`network` with its shorthands written out (UsageError for one that says nothing possible)."""
+    try:
+        return architectures[arch].expand(network)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
+
+
+def blank_config(arch: str, network: Mapping[str, Any]) -> Any:
+    """The architecture's configuration from settings of a user's, not of a file (UsageError)."""
+    try:
+        return from_mapping(architectures[arch].config_class, network, f"architecture {arch}")
+    except ModelError as error:
+        raise UsageError(str(error)) from None
+
+
 def blank_source(arch: str, network: Mapping[str, Any], classes: list[str]) -> GAN:
     """A freshly initialised GAN of the given architecture: what pre-training starts from."""
-    entry = architectures[arch]
-    config = from_mapping(entry.config_class, network, f"architecture {arch}")
+    entry, config = architectures[arch], blank_config(arch, network)
     return GAN(entry.build_generator(config), entry.build_discriminator(config), arch=arch,
                classes=classes or None)
 

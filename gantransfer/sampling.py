@@ -18,6 +18,8 @@ def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0) -> Tens
     seed gives the same latents on every machine."""
     if not 0 < truncation <= 1:
         raise UsageError(f"truncation {truncation} is outside (0, 1]; 1 samples the full distribution")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed} is not possible; give 0 or more, below 2 to the 63")
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(n, z_dim, generator=rng)
     if truncation < 1:

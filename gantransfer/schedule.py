@@ -24,6 +24,7 @@ class Schedule:
         eval_nimg, checkpoint_nimg, log_nimg: images shown between evaluations, checkpoints, log lines; 0: only at
             the end (and, evaluations and checkpoints, at the start).
         precision: "fp32" or "bf16" (autocast). device: "auto", "cpu" or "cuda".
+        threads: processor threads, on whose number sums and so single bits depend; None: PyTorch's choice.
 
     Raises:
         UsageError: a value out of its range.
@@ -41,13 +42,14 @@ class Schedule:
     log_nimg: int = 320
     precision: str = "fp32"
     device: str = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         checks = (
             ("steps", self.steps >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
             ("accumulate", self.accumulate >= 1, "1 or more"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 2**63, "0 or more, below 2 to the 63"),
             ("lr_decay", 0 <= self.lr_decay <= 1, "a fraction of the run, 0 to 1"),
             ("ema_decay", 0 <= self.ema_decay < 1, "0 or more and below 1"),
             ("ema_start", self.ema_start >= 0, "0 or more"),
@@ -55,6 +57,7 @@ class Schedule:
             ("checkpoint_nimg", self.checkpoint_nimg >= 0, "0 or more"),
             ("log_nimg", self.log_nimg >= 0, "0 or more"),
             ("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16"),
+            ("threads", self.threads is None or self.threads >= 1, "1 or more"),
             ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         )
         for name, good, allowed in checks:

@@ -16,7 +16,6 @@ from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, did_you_mean
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, propagations
-from gantransfer.norm import RoutedNorm, StandingStatistics
 from gantransfer.registry import architectures
 from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
 from gantransfer.weights import (
@@ -42,6 +41,7 @@ class GAN:
         classes: names by class id.
         sha256: SHA-256 over the generator's tensors, modulations folded.
         base_sha256: of an extended model, the identity of the model it extends.
+        lineage: of an extended model, the identities with 0, 1, ... of its adapters, its own aside.
         notes: what `convert` inferred; empty otherwise.
         origin: the name or directory it was loaded from, or "".
     """
@@ -54,7 +54,7 @@ class GAN:
         arch: str = "biggan",
         classes: Sequence[str] | None = None,
         raw_generator: nn.Module | None = None,
-        base_sha256: str | None = None,
+        lineage: Sequence[str] = (),
         card: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -66,7 +66,7 @@ class GAN:
         self.classes = [str(c) for c in classes] if classes is not None else [str(i) for i in range(count)]
         if len(self.classes) != count or len(set(self.classes)) != count:
             raise ModelError(f"{len(set(self.classes))} distinct class names for {count} classes; give one each")
-        self._base_sha256 = base_sha256
+        self.lineage = tuple(lineage)
         self.card = dict(card or {})
         self.notes = tuple(notes)
         self.origin = ""
@@ -80,7 +80,7 @@ class GAN:
 
     @property
     def base_sha256(self) -> str:
-        return self._base_sha256 or self.sha256
+        return self.lineage[0] if self.lineage else self.sha256
 
     @property
     def config(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class GAN:
             critic = load(files["discriminator"], arch.build_discriminator)
         gan = cls(
             ema or raw, critic, arch=meta.get("arch", "biggan"), classes=meta.get("classes"),
-            raw_generator=raw if ema is not None else None, base_sha256=meta.get("base_sha256"),
+            raw_generator=raw if ema is not None else None, lineage=meta.get("lineage", ()),
             card=meta.get("card"),
         )
         gan.origin = str(name) if str(name) in shipped_models() else str(folder.resolve())
@@ -170,8 +170,8 @@ class GAN:
         }
         others = {"generator": self.raw_generator, "discriminator": self.discriminator}
         meta["other_sha256"] = {name: state_sha256(net) for name, net in others.items() if net is not None}
-        if self._base_sha256:
-            meta["base_sha256"] = self._base_sha256
+        if self.lineage:
+            meta["lineage"] = list(self.lineage)
         write_json(meta, folder / "config.json")
         write_text(self._model_card(meta), folder / "README.md")
         return folder
@@ -215,9 +215,9 @@ class GAN:
         Raises:
             ModelError: the network's batch norm keeps running averages only.
         """
-        routed = [norm for _, norm in self.generator.norms() if isinstance(norm, RoutedNorm)]
-        owners = [adapter for norm in routed for adapter in norm.adapters] or [self.generator]
-        norms = [m for owner in owners for m in owner.modules() if isinstance(m, StandingStatistics)]
+        owners = self.generator.beside_base()
+        inside = {id(m) for owner in owners for m in owner.modules()}
+        norms = [norm for norm in self.generator.standing_norms() if id(norm) in inside]
         if not norms:
             raise ModelError("this network's batch norm has no standing statistics (official flag mybn); "
                              "sample with its running averages")
@@ -241,6 +241,7 @@ class GAN:
                     norm.load_state_dict(state)
                     norm.standing = standing
         self._sha256, self.origin = None, ""  # no longer what lies there
+        self.lineage = self.lineage[:1]
 
     def summary(self) -> dict[str, Any]:
         """What there is: architecture, sizes, parameters, classes, which networks, identity."""
@@ -269,7 +270,7 @@ def locate(name: str | Path) -> Path:
             return path
         raise ModelError(f"'{path}' has no config.json; give a directory written by save_pretrained, or "
                          "'gantransfer convert' a foreign checkpoint first")
-    if "/" in str(name) and not path.suffix and str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")) and not str(name).endswith("/"):
         return _from_hub(str(name))
     have = shipped_models()
     raise ModelError(f"source '{name}' is no shipped model, directory or hub id{did_you_mean(str(name), have)}; "

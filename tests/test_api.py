@@ -93,8 +93,14 @@ def test_measuring_again(run: api.Run, folder: Path) -> None:
     assert found["reference"] == "held-out" and found["n_real"] == 33 and found["metrics"].keys() >= {"frechet"}
     by_path = gt.evaluate(run.path, folder, data_options={"per_class": 6}, n_fake=12, metrics="frechet,accuracy")
     assert by_path["metrics"] == found["metrics"]
-    everything = gt.evaluate(run, folder, n_fake=12, metrics="frechet")
-    assert everything["reference"] == "training images" and any("training" in w for w in everything["warnings"])
+    plain = gt.evaluate(run, folder, n_fake=12, metrics="frechet,accuracy")  # the run knows what it held out
+    assert plain["metrics"] == found["metrics"] and plain["reference"] == "held-out"
+    everything = gt.evaluate(run, folder, data_options={"split": "all"}, n_fake=12, metrics="frechet")
+    assert everything["reference"] == "given images" and "are in the reference" in everything["warnings"][0]
+    other = gt.evaluate(run, folder, data_options={"per_class": 6, "seed": 1}, n_fake=12, metrics="frechet")
+    assert other["reference"] == "given images" and "training images are in the reference" in other["warnings"][0]
+    alone = gt.evaluate(run.gan, folder, n_fake=12, metrics="frechet")  # what it was trained on is unknown
+    assert alone["reference"] == "given images" and not alone["training_bound"]
     with pytest.raises(UsageError, match="class 'a' of the data is not one of the model's"):
         gt.evaluate(make_source(), folder, n_fake=4, metrics="frechet")
     with pytest.raises(UsageError, match="data has no setting 'size' .it is the source's"):

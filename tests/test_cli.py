@@ -13,7 +13,7 @@ import pytest
 from command import Capture, call, refused
 
 from gantransfer import api
-from gantransfer.cli.common import DATA, RHYTHM, RUN_FLAGS, TRAINING
+from gantransfer.cli.common import DATA, RHYTHM, RUN_FLAGS, THREADS, TRAINING
 from gantransfer.cli.fields import method_flags, pretrain_flags
 from gantransfer.cli.parsing import parse
 from gantransfer.cli.verbs import BY_NAME, VERBS
@@ -100,8 +100,8 @@ def test_config_errors(capsys: Capture, tmp_path: Path, text: str, expected: str
 def test_documented_defaults_are_the_librarys() -> None:
     adapt, load = signature(api.adapt).parameters, signature(ImageData).parameters
     training = {field.name: field.default for field in fields(Training)}
-    assert {flag.name for flag in (*TRAINING, *RHYTHM)} >= set(training)
-    for flag in (*TRAINING, *RHYTHM):
+    assert {flag.name for flag in (*TRAINING, THREADS, *RHYTHM)} >= set(training)
+    for flag in (*TRAINING, THREADS, *RHYTHM):
         expected = training[flag.name] if flag.name in training else adapt[flag.name].default
         assert flag.default == expected, flag.name
     for flag in DATA:

@@ -92,7 +92,12 @@ def test_a_source_without_critic(method: str, images: ImageData, tmp_path: Path)
     ("transfergan", {"generator": "pretraind"}, "did you mean 'pretrained'"),
     ("transfergan", {"class_init": "meen"}, "did you mean 'mean'"),
     ("freezed", {"frozen_blocks": 5}, "outside 0 to 4"),
-    ("freezed", {"frozen_blocks": -1}, "outside 0 to 4"),
+    ("freezed", {"frozen_blocks": -1}, "frozen_blocks -1 is not possible; give 0 or more"),
+    ("bsa", {"lr": float("nan")}, "lr nan is not possible; give 0 or more"),
+    ("bsa", {"lr_d": float("inf")}, "lr_d inf is not possible"), ("scratch", {"beta2": 1.0}, "beta2 1.0 .* below 1"),
+    ("cgantransfer", {"lambda_s": -3.0}, "lambda_s -3.0 is not possible"),
+    ("cgantransfer", {"residual_scale": 0.0}, "residual_scale 0.0 is not possible; give a positive number"),
+    ("cgantransfer", {"finetune_nimg": -5}, "finetune_nimg -5"), ("bsa", {"init_seed": -1}, "init_seed -1"),
 ])
 def test_wrong_fields_are_refused_before_training(
     method: str, fields: dict[str, Any], match: str, images: ImageData, tmp_path: Path

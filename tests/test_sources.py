@@ -65,7 +65,7 @@ def test_an_extended_model_round_trips(kind: str, tmp_path: Path) -> None:
     norms = gan.generator.adapter_norms(2)
     for i, norm in enumerate(norms.values()):
         disturb(norm, 50 + i)
-    extended = GAN(gan.generator.extended(norms, 2), gan.discriminator, classes="abcdef", base_sha256=gan.sha256)
+    extended = GAN(gan.generator.extended(norms, 2), gan.discriminator, classes="abcdef", lineage=[gan.sha256])
     again = GAN.from_pretrained(extended.save_pretrained(tmp_path))
     assert equal_states(again.generator, extended.generator)
     assert again.base_sha256 == gan.sha256 != again.sha256
@@ -238,7 +238,7 @@ def test_standing_statistics_of_an_extended_model_leave_the_base_alone(kind: str
     norms = gan.generator.adapter_norms(2)
     for i, norm in enumerate(norms.values()):
         disturb(norm, i)
-    both = GAN(gan.generator.extended(norms, 2), base_sha256=gan.sha256)
+    both = GAN(gan.generator.extended(norms, 2), lineage=[gan.sha256])
     z, old, new = latents(gan, 6, seed=1), torch.arange(6) % 4, torch.tensor([4, 5, 4, 5, 4, 5])
     with torch.no_grad():
         images = both.generator(z, old), both.generator(z, new)

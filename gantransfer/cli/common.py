@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gantransfer.cli.flags import Flag
+from gantransfer.errors import UsageError
 
 METHOD = Flag("method", "transfer method; its own settings are flags too ('--method NAME --help' lists them)",
               default="cgantransfer", metavar="NAME")
@@ -51,6 +52,7 @@ TRAINING = (
     Flag("precision", "arithmetic", str, "fp32", ("fp32", "bf16"), group="training"),
     Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda"), group="training"),
 )
+DEVICE = Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda"))
 
 RHYTHM = (
     Flag("eval_nimg", "images shown between evaluations (default: about 20 per run)", int | None, low=0,
@@ -61,8 +63,8 @@ RHYTHM = (
     Flag("features", "what sees the images: glyph-cnn, inception:FILE, dinov2:DIR, clip:DIR", str, "glyph-cnn",
          metavar="NAME[:PATH]", group="measuring and saving"),
     Flag("n_fake", "samples per measurement", int | None, low=2, group="measuring and saving"),
-    Flag("track", "also log to tensorboard or wandb (extras)", str, "", ("", "tensorboard", "wandb"),
-         metavar="NAME", group="measuring and saving"),
+    Flag("track", "also log to tensorboard or wandb (extras), or to both", str, "", metavar="NAME,NAME",
+         group="measuring and saving"),
 )
 # Threads of small networks mostly wait for each other: on two cores with one more busy process, two threads were
 # 14 times slower than one (32 px, 0.3 M parameters).
@@ -82,6 +84,16 @@ def data_options(settings: dict[str, Any]) -> dict[str, Any]:
     if classes is not None and len(classes) == 1:
         options["classes"] = classes[0]  # may name a class set of the data
     return options
+
+
+def use_device(settings: dict[str, Any]) -> str:
+    """The device that ``--device`` means, removed from `settings`: "cpu" or "cuda"."""
+    import torch
+
+    wanted = settings.pop("device", "auto")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device is 'cuda', but PyTorch finds no GPU here; use auto or cpu")
+    return "cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu")
 
 
 def use_threads(settings: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ def check(settings: Settings) -> int:
     from gantransfer.data import ImageData
 
     as_json = settings.pop("json", False)
+    if "seed" in settings:
+        settings["data_seed"] = settings.pop("seed")
     path, options = settings.pop("path"), data_options(settings)
     error = None
     try:

@@ -33,12 +33,20 @@ def pretrain_flags(settings: dict[str, Any]) -> list[Flag]:
     """The architecture's settings and the fields of the method that pre-training uses, scratch."""
     arch = str(settings.get("arch", "biggan"))
     network = [f for f in _flags(architectures[arch].config_class, f"architecture {arch}") if f.name not in FROM_DATA]
-    return network + _flags(methods["scratch"], "optimisers")
+    short = [Flag(name, text, int, low=1, group=f"architecture {arch}")
+             for name, text in architectures[arch].shorthand.items()]
+    return short + [_official_default(flag) for flag in network] + _flags(methods["scratch"], "optimisers")
+
+
+def _official_default(flag: Flag) -> Flag:
+    """Widths follow the resolution unless they are given."""
+    return dataclasses.replace(flag, default=None) if flag.name in ("g_widths", "d_widths") else flag
 
 
 def network_names(arch: str) -> set[str]:
     """Names of the settings that describe a network of architecture `arch`."""
-    return {field.name for field in dataclasses.fields(architectures[arch].config_class)}
+    return {field.name for field in dataclasses.fields(architectures[arch].config_class)} | {
+        *architectures[arch].shorthand}
 
 
 def owner(name: str) -> str | None:
@@ -49,9 +57,10 @@ def owner(name: str) -> str | None:
 
 def _flags(cls: type, group: str) -> list[Flag]:
     hints, helps = typing.get_type_hints(cls), _attribute_docs(cls)
+    choices = getattr(cls, "choices", {})
     return [
         Flag(field.name, helps.get(field.name, ""), hints[field.name],
-             None if field.name == "init_seed" else field.default, group=group)
+             None if field.name == "init_seed" else field.default, tuple(choices.get(field.name, ())), group=group)
         for field in dataclasses.fields(cls)
     ]
 
@@ -60,12 +69,11 @@ def _attribute_docs(cls: type) -> dict[str, str]:
     """The entries of the docstring's ``Attributes:`` part: ``a, b: text. c: text.`` -> {a: text, b: text, c: text}."""
     text = " ".join((inspect.getdoc(cls) or "").partition("Attributes:")[2].split())
     names = "|".join(sorted((f.name for f in dataclasses.fields(cls)), key=len, reverse=True))
-    entry = re.compile(rf"(?:^|(?<=[.;] ))((?:{names})(?:, (?:{names}))*)(?::| replace)")
+    entry = re.compile(rf"(?:^|(?<=[.;] ))((?:{names})(?:, (?:{names}))*):")
     starts = list(entry.finditer(text))
     docs = {}
     for start, following in zip(starts, [*starts[1:], None], strict=True):
-        begin = start.end() if start[0].endswith(":") else start.end() - len("replace")
-        words = text[begin : following.start() if following else None].strip(" .;")
+        words = text[start.end() : following.start() if following else None].strip(" .;")
         for name in start[1].split(", "):
             docs[name] = words
     return docs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gantransfer.cli.common import data_options, use_threads
+from gantransfer.cli.common import data_options, use_device
 from gantransfer.cli.progress import progress
 from gantransfer.cli.screen import counter, note, say, say_json, shown, table
 from gantransfer.errors import UsageError
@@ -26,6 +26,7 @@ def evaluate(settings: Settings) -> None:
         registry[name]  # an unknown name is a usage error, found before anything is loaded
     load_features(settings.get("features", "glyph-cnn"))
     options = data_options(settings)
+    settings["device"] = use_device(settings)
     result = api.evaluate(settings.pop("model"), settings.pop("data"), data_options=options, **settings,
                           progress=counter)
     if as_json:
@@ -72,10 +73,10 @@ def compare(settings: Settings) -> int:
 
     as_json, quiet = settings.pop("json", False), settings.pop("quiet", False)
     jobs = settings.pop("jobs", 1)
-    use_threads(settings)
+    threads = settings.pop("threads", None)
     plan = _plan(settings)
     with progress(quiet or as_json) as show:
-        outcome = comparing.compare(plan, jobs=jobs, progress=None if quiet or as_json else show)
+        outcome = comparing.compare(plan, jobs=jobs, threads=threads, progress=None if quiet or as_json else show)
     if as_json:
         say_json(outcome)
     else:

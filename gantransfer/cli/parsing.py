@@ -6,6 +6,7 @@ name in any of them shall be refused with the nearest valid one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from gantransfer.cli.flags import CONFIG, FALSE, TRACEBACK, TRUE, Flag, Verb, co
 from gantransfer.cli.runconfig import flatten
 from gantransfer.config import read_yaml
 from gantransfer.errors import UsageError, did_you_mean
+
+NEGATIVE = re.compile(r"-(\d|\.\d|inf$|nan$).*")
 
 
 class Words:
@@ -54,6 +57,8 @@ class Words:
         flag = self.known.get(name)
         if flag is None:
             self.unknown.append(name)
+            if not value and queue and NEGATIVE.fullmatch(queue[0]):
+                queue.pop(0)  # its value, not a flag
             return
         if value:
             self.given.append((name, value[1:]))

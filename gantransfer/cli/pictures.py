@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gantransfer.cli.common import use_device
 from gantransfer.cli.screen import say
 from gantransfer.errors import OutputError, UsageError
 
@@ -27,7 +28,9 @@ def sample(settings: dict[str, Any]) -> None:
     _check(settings)
     out = Path(settings.get("out", {"": "samples.png", "single": "samples"}.get(ways[0] if ways else "", "way.webp")))
     _check_out(out, ways[0] if ways else "")
+    device = use_device(settings)
     gan = api.load(settings["model"])
+    gan.generator.to(device)
     classes = _classes(settings.get("classes"), gan.classes)
     if not ways:
         _grid(gan, classes, out, settings)
@@ -123,7 +126,7 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
 
     generator, seed, truncation = gan.generator, settings.get("seed", 0), settings.get("truncation", 1.0)
     steps = torch.linspace(0, 1, settings.get("frames") or 24)
-    z_dim = generator.z_dim
+    z_dim, device = generator.z_dim, next(generator.parameters()).device
     if settings.get("interpolate"):
         if not generator.num_classes:
             raise UsageError("--interpolate needs a model with classes, and this one has none; "
@@ -131,10 +134,10 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
         a, b = class_ids(_classes(settings["interpolate"], gan.classes), gan.classes, 2).tolist()
         z = draw_latents(count, z_dim, seed, truncation)
         for t in [*steps, *steps.flip(0)[1:-1]]:
-            weights = torch.zeros(count, generator.num_classes)
+            weights = torch.zeros(count, generator.num_classes, device=device)
             weights[:, a] += 1 - t
             weights[:, b] += t
-            yield channels_last(_generate_mixed(generator, z, ClassMixture(weights)))
+            yield channels_last(_generate_mixed(generator, z.to(device), ClassMixture(weights)))
         return
     seeds = settings["interpolate_latents"]
     labels = class_ids(classes, gan.classes, count) if generator.num_classes else None
@@ -150,7 +153,7 @@ def _generate_mixed(generator: Any, z: Any, mixture: Any) -> Any:
     from gantransfer.sampling import to_uint8
 
     with torch.inference_mode():
-        return to_uint8(generator(z, mixture).float())
+        return to_uint8(generator(z, mixture).float()).cpu()
 
 
 def _slerp(a: Any, b: Any, t: float) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-from gantransfer.cli.common import data_options, use_threads
+from gantransfer.cli.common import data_options, use_device, use_threads
 from gantransfer.cli.progress import progress
 from gantransfer.cli.screen import note, say, shown, table
 from gantransfer.errors import UsageError
@@ -22,7 +21,6 @@ def adapt(settings: Settings) -> None:
 
     quiet = settings.pop("quiet", False)
     _check(settings)
-    settings["source"] = model_of(settings["source"])
     settings["data_options"] = data_options(settings)
     if settings.pop("dry_run", False):
         _print_plan(api.plan(**settings))
@@ -89,27 +87,15 @@ def _free_folder(wanted: Path) -> Path:
     return folder
 
 
-def model_of(source: str) -> str:
-    """`source`, or the model inside it if it is the directory of a pre-training run."""
-    inside = Path(source) / "model"
-    return str(inside) if (inside / "config.json").is_file() else source
-
-
 def _check(settings: Settings) -> None:
-    """What can be known before the source and the data are read; applies ``--threads``."""
-    import torch
-
+    """What can be known before the source and the data are read."""
     from gantransfer.features import load_features
+    from gantransfer.runs import check_trackers
 
-    use_threads(settings)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "out" not in settings:
         raise UsageError("a run over several processes needs --out, so that all of them mean the same directory")
-    if settings.get("device") == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device is 'cuda', but PyTorch finds no GPU here; use auto or cpu")
-    tracker = settings.get("track")
-    if tracker and importlib.util.find_spec(tracker) is None:
-        extra = {"tensorboard": "tb"}.get(tracker, tracker)
-        raise UsageError(f"--track is '{tracker}', which is not installed; pip install 'gantransfer[{extra}]'")
+    use_device(dict(settings))
+    check_trackers(settings.get("track", ""))
     if settings.get("evaluate", True):
         load_features(settings.get("features", "glyph-cnn"))
 

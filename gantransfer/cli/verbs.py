@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gantransfer.cli.common import DATA, DATA_PATH, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE, THREADS
+from gantransfer.cli.common import DATA, DATA_PATH, DEVICE, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE, THREADS
 from gantransfer.cli.flags import JSON, Argument, Flag, Verb
 
 TRAIN, USE, DATASETS, ABOUT = "train", "look and measure", "models and data", "about"
@@ -54,8 +54,7 @@ VERBS = (
     Verb(
         "pretrain", "train a GAN from random weights, to be a source", "training:pretrain",
         ("gantransfer pretrain --data glyph100.zip --classes source80 --out runs/source --steps 20000",
-         "gantransfer pretrain --data faces.zip --resolution 64 --z-dim 120 --g-widths 256,256,128,64,32 "
-         "--d-widths 32,64,128,256,256",
+         "gantransfer pretrain --data faces.zip --resolution 64 --z-dim 120 --g-ch 16 --d-ch 16",
          "gantransfer sample runs/source --out source.png"),
         flags=(
             DATA_PATH, Flag("out", "new run directory; the model is in its model/ (default: runs/pretrain-<n>)",
@@ -113,7 +112,7 @@ VERBS = (
             Flag("interpolate", "animate the way between two classes", list[str], metavar="A,B"),
             Flag("interpolate_latents", "animate the way through the latents of these seeds", list[int],
                  metavar="0,1,2"),
-            Flag("frames", "of an animation, per way between two stations", int, 24, low=2),
+            Flag("frames", "of an animation, per way between two stations", int, 24, low=2), DEVICE,
         ),
         chapter=USE,
     ),
@@ -131,7 +130,7 @@ VERBS = (
             Flag("n_fake", "samples (default: as many as real images, 1000 to 5000)", int | None, low=2),
             Flag("seed", "of the samples", int, 0, low=0),
             Flag("part", "which held-out images are the reference", str, "report", ("report", "select")),
-            JSON,
+            DEVICE, JSON,
         ),
         required=("data",), chapter=USE,
     ),
@@ -188,7 +187,7 @@ VERBS = (
         flags=(
             Flag("size", "side of the square images in pixels (default: the shortest side)", int | None, low=1),
             Flag("channels", "1 or 3 (default: 1 if all images are grey)", int | None),
-            *DATA, JSON,
+            *DATA, Flag("seed", "short for --data-seed", int | None, low=0, group="data"), JSON,
         ),
         chapter=DATASETS,
     ),

@@ -16,6 +16,7 @@ from typing import Any
 from gantransfer import runs
 from gantransfer.compare import cells, page, summary
 from gantransfer.compare.cells import Cell
+from gantransfer.config import field_names
 from gantransfer.errors import OutputError, UsageError
 from gantransfer.registry import methods
 
@@ -76,12 +77,14 @@ def cell_stem(label: str) -> str:
 
 
 def compare(
-    comparison: Comparison, *, jobs: int = 1, progress: Callable[[dict[str, Any]], None] | None = None
+    comparison: Comparison, *, jobs: int = 1, threads: int | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run what is missing and write ``compare.csv``, ``compare.json`` and ``compare.html``.
 
     Args:
-        jobs: runs at a time; more than 1 uses processes with one thread each.
+        jobs: runs at a time, each in a process of its own where it is more than 1.
+        threads: processor threads of each run (None: 1 with several jobs, else PyTorch's choice).
         progress: called with the events of `gantransfer.adapt` (one job), and a message for every cell.
 
     Returns:
@@ -100,7 +103,7 @@ def compare(
     _check_inputs(comparison)
     _write(comparison.out, PLAN, json.dumps({**recorded, **{c.name: c.call for c in planned}}, indent=1,
                                             ensure_ascii=False, default=str))
-    outcomes = cells.run_all(planned, jobs, progress or (lambda event: None))
+    outcomes = cells.run_all(planned, jobs, threads, progress or (lambda event: None))
     result = summary.summarise([v.label for v in comparison.variants], planned, outcomes)
     files = {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}
     result["files"] = files
@@ -116,8 +119,10 @@ def _check_variants(comparison: Comparison, planned: list[Cell]) -> None:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UsageError(f"{what} '{twice[0]}' appears twice in the comparison; name each row once")
+    if wrong := [cell.seed for cell in planned if cell.seed < 0]:
+        raise UsageError(f"seed {wrong[0]} is not possible; give 0 or more")
     for variant in comparison.variants:
-        own = methods[variant.method].__dataclass_fields__
+        own = field_names(methods[variant.method])
         runs.make_method(variant.method, {k: v for k, v in variant.settings.items() if k in own})
 
 
@@ -146,9 +151,9 @@ def _check_inputs(comparison: Comparison) -> None:
     """Source, data and every variant fit together (one load of each)."""
     from gantransfer import api
     from gantransfer.data import ImageData
-    from gantransfer.sources import GAN
+    from gantransfer.results import load
 
-    gan = GAN.from_pretrained(comparison.source)
+    gan = load(comparison.source)
     images = ImageData(comparison.data, size=gan.config["resolution"], channels=gan.config["channels"],
                        **comparison.data_options)
     for variant in comparison.variants:

@@ -37,14 +37,16 @@ class Cell:
         return (self.folder / "result.json").is_file()
 
 
-def run_all(planned: Sequence[Cell], jobs: int, report: Report) -> dict[str, Outcome]:
+def run_all(planned: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> dict[str, Outcome]:
     """The outcome of every cell by name."""
     missing = [cell for cell in planned if not cell.finished]
     if len(missing) < len(planned):
         report(_message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
     outcomes = {cell.name: dict(FINISHED if cell.finished else WAITING) for cell in planned}
     run = _one_by_one if jobs == 1 else _in_processes
-    for cell, outcome in run(missing, jobs, report):
+    if jobs > 1 and threads is None:
+        threads = 1
+    for cell, outcome in run(missing, jobs, threads, report):
         outcomes[cell.name] = outcome
         report(_message(f"{cell.name}: {outcome['status']}" + (f" ({outcome['error']})" if outcome["error"] else "")))
     return outcomes
@@ -54,7 +56,7 @@ def _message(text: str) -> dict[str, Any]:
     return {"event": "message", "text": text}
 
 
-def run_cell(cell: Cell, report: Report | None = None) -> Outcome:
+def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> Outcome:
     """Start or continue one run; an error becomes its outcome."""
     from gantransfer import api
 
@@ -64,7 +66,7 @@ def run_cell(cell: Cell, report: Report | None = None) -> Outcome:
         else:
             if cell.folder.is_dir():  # stopped before its first checkpoint: nothing to continue from
                 shutil.rmtree(cell.folder)
-            api.adapt(**cell.call, out=cell.folder, progress=report)
+            api.adapt(**{"threads": threads, **cell.call}, out=cell.folder, progress=report)
     except (Interrupted, KeyboardInterrupt) as error:
         return {"status": "interrupted", "error": str(error), "exit_code": Interrupted.exit_code}
     except GanTransferError as error:
@@ -74,16 +76,16 @@ def run_cell(cell: Cell, report: Report | None = None) -> Outcome:
     return dict(FINISHED)
 
 
-def _one_by_one(missing: Sequence[Cell], jobs: int, report: Report) -> Any:
+def _one_by_one(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Any:
     for number, cell in enumerate(missing, 1):
         report(_message(f"{cell.name}, {number} of {len(missing)}"))
-        outcome = run_cell(cell, report)
+        outcome = run_cell(cell, threads, report)
         yield cell, outcome
         if outcome["status"] == "interrupted":
             return
 
 
-def _in_processes(missing: Sequence[Cell], jobs: int, report: Report) -> Any:
+def _in_processes(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Any:
     context = multiprocessing.get_context("spawn")
     waiting = list(missing)
     running: dict[int, tuple[Cell, Any, Any]] = {}  # by sentinel
@@ -93,7 +95,7 @@ def _in_processes(missing: Sequence[Cell], jobs: int, report: Report) -> Any:
                 while waiting and len(running) < jobs:
                     cell = waiting.pop(0)
                     receive, send = context.Pipe(duplex=False)
-                    process = context.Process(target=_child, args=(cell, send), name=cell.name)
+                    process = context.Process(target=_child, args=(cell, threads, send), name=cell.name)
                     process.start()
                     send.close()
                     running[process.sentinel] = (cell, process, receive)
@@ -118,17 +120,14 @@ def _collect(cell: Cell, process: Any, receive: Any) -> tuple[Cell, Outcome]:
     return cell, outcome
 
 
-def _child(cell: Cell, send: Any) -> None:
+def _child(cell: Cell, threads: int | None, send: Any) -> None:
     """Body of a worker process."""
     import warnings
 
-    import torch
-
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C goes to the parent alone, which passes it on once
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    send.send(run_cell(cell))
+    send.send(run_cell(cell, threads))
 
 
 @contextmanager

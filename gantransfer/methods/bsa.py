@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from gantransfer.extension import (
     FROZEN,
+    Choices,
     check_choices,
     conditional_source,
     frozen_layers,
@@ -44,10 +46,11 @@ class BSA:
     Attributes:
         init: "scratch" (gain 1, bias 0), "mean" of the old classes, or "random_source".
         d_embedding: the critic's new class rows: "random" (as published), "mean" or "random_source".
-        lr: Adam rate of the class parameters. lr_noise: of the noise projections (None: as lr).
-        lr_d: of the critic, which trains whole.
-        statistics: "batch" or "source", see above. buffers: "fixed" keeps the frozen layers' spectral-norm
-            vectors; "official" moves them, as the published code does.
+        lr: Adam rate of the class parameters. lr_noise: Adam rate of the noise projections (None: as lr).
+        lr_d: Adam rate of the critic, which trains whole.
+        statistics: new classes train with their batches' statistics and sample with the average, or both with the
+            source's.
+        buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -60,8 +63,10 @@ class BSA:
     buffers: str = "fixed"
     init_seed: int = 0
 
+    choices: ClassVar[Choices] = {"init": INITS, **FROZEN}
+
     def __post_init__(self) -> None:
-        check_choices(self, {"init": INITS, **FROZEN})
+        check_choices(self)
 
     @torch.no_grad()
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ from torch.nn.utils import parametrize
 from gantransfer.errors import UsageError
 from gantransfer.extension import (
     FROZEN,
+    Choices,
     check_choices,
     conditional_source,
     frozen_layers,
@@ -71,20 +73,27 @@ class CGANTransfer:
     """Knowledge propagation across classes.
 
     Attributes:
-        parametrisation: "centred", "linear" (eq. 5 as printed), "softmax", or one of the published code's.
-        tune_prior: knowledge sharing, eq. 6; False keeps eq. 5's fixed prior. residuals: section 4.3.
+        parametrisation: how scores make class parameters: "centred", "linear" (eq. 5 as printed), "softmax", or as in
+            the published code.
+        tune_prior: knowledge sharing, eq. 6 (without it eq. 5's fixed prior).
+        residuals: class parameters beside the combinations (section 4.3).
         shared_scores: one score matrix for all layers (scale and shift stay separate).
-        score_scale, residual_scale: units of the stored scores and residuals (not of the published code's): one rate
-            moves scores and residuals so many times faster than the prior.
-        lambda_r, lambda_s: weights of the residual and sparsity penalties (eq. 7); None: see above.
-        penalty: "sum", eq. 7 as printed, or "mean" per tensor, the published code's.
+        score_scale, residual_scale: units of the stored scores and residuals: factors on their rates, in effect (not in
+            the published code's parametrisations).
+        lambda_r, lambda_s: weight of eq. 7's penalty on residuals (r) or scores (s); None: the published strength.
+        penalty: eq. 7's sums, or means per tensor as in the published code.
         propagate_in_d: also form the critic's class rows this way (the paper found it to hurt).
-        d_embedding: the critic's new class rows otherwise: "random" (as published), "mean", "random_source".
-        lr: Adam rate of all class parameters; lr_scores, lr_prior, lr_residual, lr_noise replace it (None: lr).
-        lr_d: of the critic, which trains whole.
+        d_embedding: where the critic's new class rows start otherwise ("random": as published).
+        lr: Adam rate of all class parameters.
+        lr_scores, lr_prior, lr_residual, lr_noise: Adam rate of this part of the class parameters; None: as lr.
+        lr_d: Adam rate of the critic, which trains whole.
         finetune_nimg: images shown before the fine-tuning stage of section 5.4 starts: prior and scores are then
             fixed, residuals (and noise) go on, and the generator's other weights train at lr_finetune. 0: never.
-        statistics, buffers, init_seed: see the module's docstring and bsa.
+        lr_finetune: Adam rate of the generator's other weights in the fine-tuning stage.
+        statistics: new classes train with their batches' statistics and sample with the average, or both with the
+            source's.
+        buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
+        init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
     parametrisation: str = "centred"
@@ -110,8 +119,11 @@ class CGANTransfer:
     buffers: str = "fixed"
     init_seed: int = 0
 
+    choices: ClassVar[Choices] = {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("sum", "mean"),
+                                  **FROZEN}
+
     def __post_init__(self) -> None:
-        check_choices(self, {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("mean", "sum"), **FROZEN})
+        check_choices(self)
         if self.shared_scores and self.parametrisation in OFFICIAL:
             raise UsageError(f"shared_scores is not part of parametrisation '{self.parametrisation}', whose layers "
                              f"have their own scores; use one of {', '.join(PARAMETRISATIONS)}")
@@ -151,7 +163,8 @@ class CGANTransfer:
         notes = (
             f"class parameters: {self.parametrisation} combinations of {source.generator.num_classes} old classes",
             f"discriminator pre-trained, its class rows: {'propagated' if self.propagate_in_d else self.d_embedding}",
-            f"penalties (eq. 7, {self.penalty}, {self.parametrisation} scores): lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
+            f"penalties (eq. 7, {self.penalty}, {self.parametrisation} scores): "
+            f"lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
         )
         return Plan(
             groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen,

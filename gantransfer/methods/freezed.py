@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from gantransfer.errors import UsageError
 from gantransfer.extension import (
     ROW_INITS,
+    Choices,
     check_choices,
     one_source,
     split_groups,
@@ -35,8 +37,10 @@ class FreezeD:
 
     Attributes:
         frozen_blocks: how many of D's blocks stay fixed, counted from the image.
-        class_init, d_embedding: where new classes' rows of G and D start: "mean", "random_source", "random".
-        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
+        class_init: where the generator's new class rows start.
+        d_embedding: where the critic's new class rows start.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: Adam rate of G's class tables or
+            embedding.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -48,8 +52,10 @@ class FreezeD:
     lr_classes: float = 5e-3
     init_seed: int = 0
 
+    choices: ClassVar[Choices] = {"class_init": ROW_INITS, "d_embedding": ROW_INITS}
+
     def __post_init__(self) -> None:
-        check_choices(self, {"class_init": ROW_INITS, "d_embedding": ROW_INITS})
+        check_choices(self)
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from gantransfer.extension import (
     ROW_INITS,
+    Choices,
     check_choices,
     one_source,
     seeded,
@@ -27,6 +29,8 @@ from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
 
+STARTS = ("pretrained", "scratch")
+
 
 @register_method("transfergan")
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class TransferGAN:
     """Fine-tuning.
 
     Attributes:
-        generator, discriminator: "pretrained" or "scratch" (the paper's Table 1).
-        class_init: new classes' generator rows: "mean", "random_source" or "random".
-        d_embedding: the critic's new class rows, in the same three ways.
-        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: of G's class tables or embedding.
+        generator, discriminator: whether it starts pre-trained or from scratch (the paper's Table 1).
+        class_init: where the generator's new class rows start.
+        d_embedding: where the critic's new class rows start.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: Adam rate of G's class tables or
+            embedding.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -50,10 +55,11 @@ class TransferGAN:
     lr_classes: float = 5e-3
     init_seed: int = 0
 
+    choices: ClassVar[Choices] = {"generator": STARTS, "discriminator": STARTS, "class_init": ROW_INITS,
+                                  "d_embedding": ROW_INITS}
+
     def __post_init__(self) -> None:
-        start = ("pretrained", "scratch")
-        check_choices(self, {"generator": start, "discriminator": start, "class_init": ROW_INITS,
-                             "d_embedding": ROW_INITS})
+        check_choices(self)
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""

@@ -139,8 +139,8 @@ def known_classes(classes: Sequence[str], extractor: Extractor) -> list[int]:
 
 def _extract(images: Tensor, labels: Tensor, extractor: Extractor) -> FeatureSet:
     features, probabilities = extractor(images)
-    if features.device.type == "mps":  # no float64 there
-        features = features.cpu()
+    # The metrics are computed on the CPU: in float64, the same numbers everywhere, and cheap beside the networks.
+    features, probabilities = features.cpu(), None if probabilities is None else probabilities.cpu()
     digests = tuple(hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in images.cpu().numpy())
     return FeatureSet(features, labels.cpu().long(), probabilities, digests)
 

@@ -36,6 +36,7 @@ from gantransfer.norm import (
 )
 from gantransfer.registry import register_architecture
 
+INITS = ("ortho", "N02", "xavier", "glorot")
 # Multiples of the base width: the generator's first map and the outputs of its blocks.
 G_TABLE = {
     32: (4, 4, 4, 4),
@@ -126,20 +127,33 @@ class BigGANConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.hierarchical:
             object.__setattr__(self, "z_dim", self.z_chunk * len(self.g_widths))
+        self._check_values()
         if self.z_dim < 1 or self.z_chunk < 1:
             raise ModelError(f"z_dim {self.z_dim} is too small for {len(self.g_widths)} chunks")
+
+    def _check_values(self) -> None:
+        if self.init not in INITS:
+            raise ModelError(f"init '{self.init}' is unknown; choose one of {', '.join(INITS)}")
+        for name in ("bn_eps", "sn_eps"):
+            if not 0 < getattr(self, name) < 1:
+                raise ModelError(f"{name} {getattr(self, name)} is not possible; give a small positive number")
+        if self.num_classes < 0:
+            raise ModelError(f"num_classes {self.num_classes} is negative; 0 is a model without classes")
+        outputs = {"g": [8 * 2**i for i in range(len(self.g_widths) - 1)], "d": D_RESOLUTIONS[self.resolution]}
+        widths = {"g": self.g_widths[1:], "d": self.d_widths}
+        for net, places in outputs.items():
+            for place in getattr(self, f"{net}_attention"):
+                if place not in places:
+                    raise ModelError(f"{net}_attention {place} is no resolution of this network; have: "
+                                     f"{', '.join(map(str, sorted(set(places))))}")
+                if any(w < 8 for w, p in zip(widths[net], places, strict=True) if p == place):
+                    raise ModelError(f"{net}_attention {place} needs 8 channels or more there; widen {net}_widths "
+                                     f"{list(getattr(self, f'{net}_widths'))}")
 
     @property
     def z_chunk(self) -> int:
         """Length of one chunk of a hierarchical z; else the whole z."""
         return self.z_dim // len(self.g_widths) if self.hierarchical else self.z_dim
-
-
-def official_widths(resolution: int, g_ch: int, d_ch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Generator and discriminator widths of the official tables for base widths `g_ch` and `d_ch`."""
-    if resolution not in G_TABLE:
-        raise ModelError(f"BigGAN resolution {resolution} is not one of {', '.join(map(str, G_TABLE))}")
-    return tuple(g_ch * m for m in G_TABLE[resolution]), tuple(d_ch * m for m in D_TABLE[resolution])
 
 
 def _class_affine(config: BigGANConfig, channels: int) -> nn.Module:
@@ -245,7 +259,8 @@ class Generator(nn.Module):
             return Condition(None, y, None)
         if self.shared is None:
             return Condition(y, None, None)
-        return Condition(y, self.shared(y.where(y < sources, 0) if self.config.extensions else y), None)
+        added = (y >= sources) & (y < self.config.num_classes)  # a label beyond them all fails in the embedding
+        return Condition(y, self.shared(y.where(~added, 0) if self.config.extensions else y), None)
 
     def forward(
         self, z: Tensor, y: Tensor | ClassMixture | None = None, noise: Sequence[Tensor] | None = None
@@ -284,6 +299,10 @@ class Generator(nn.Module):
 
     def standing_norms(self) -> list[StandingStatistics]:
         return [m for m in self.modules() if isinstance(m, StandingStatistics)]
+
+    def beside_base(self) -> list[nn.Module]:
+        """What may change while the base model stays: of an extended generator the adapters' norms, else itself."""
+        return [part for _, norm in self.norms() for part in getattr(norm, "adapters", ())] or [self]
 
     def fresh(self, classes: int) -> Generator:
         """The same architecture for `classes` classes with newly initialised weights (global generator)."""
@@ -332,6 +351,12 @@ class Generator(nn.Module):
         for norm in base.standing_norms():
             norm.standing = standing and bool(norm.accumulation_counter > 0)
         return base.train(self.training)
+
+    def state_before(self, adapters: int) -> dict[str, Tensor]:
+        """`state_dict` as it was when only the first `adapters` (at least 1) adapters had been added."""
+        later = tuple(f"{name}.adapters.{i}." for name, norm in self.norms()
+                      for i in range(adapters, len(norm.adapters)))
+        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(later)}
 
     def _averaged_state(self) -> dict[str, Tensor]:
         """`state_dict` with standing statistics as plain averages: what training goes on from."""
@@ -466,6 +491,9 @@ class Discriminator(nn.Module):
         logits = self.linear(h).squeeze(1)
         if y is None or self.embed is None:
             return logits
+        if y.device.type == "cpu" and y.numel() and int(y.max()) >= self.embed.num_embeddings:
+            raise ModelError(f"the critic knows {self.embed.num_embeddings} classes and was asked about class "
+                             f"{int(y.max())}; classes added by extend have none (their run's checkpoint holds theirs)")
         return logits + (self.embed(y) * h).sum(1)
 
     def fresh(self, classes: int) -> Discriminator:
@@ -501,8 +529,29 @@ class BigGAN:
     """The architecture's entry points for `gantransfer.sources`."""
 
     config_class = BigGANConfig
+    # Settings that stand for others in pre-training, see `expand`.
+    shorthand = {"g_ch": "base width of G: widths are the official table's multiples of it (default: 64)",
+                 "d_ch": "the same for D"}
     build_generator = staticmethod(build_generator)
     build_discriminator = staticmethod(build_discriminator)
+
+    @staticmethod
+    def expand(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """`settings` of a config with widths from the official tables where none are given.
+
+        Raises:
+            ModelError: a base width and widths for the same network, or no width at all.
+        """
+        found = dict(settings)
+        for base, name, table in (("g_ch", "g_widths", G_TABLE), ("d_ch", "d_widths", D_TABLE)):
+            if base in found and name in found:
+                raise ModelError(f"{base} and {name} both say how wide the network is; give one of them")
+            width = found.pop(base, 64)
+            if not isinstance(width, int) or width < 1:
+                raise ModelError(f"{base} {width} is not possible; give a whole number of 1 or more")
+            if name not in found and found.get("resolution", 32) in table:
+                found[name] = tuple(width * multiple for multiple in table[found.get("resolution", 32)])
+        return found
 
     @staticmethod
     def config_dict(config: BigGANConfig) -> dict[str, Any]:
