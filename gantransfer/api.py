@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -230,18 +231,16 @@ def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path) -> str:
 
 
 def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool) -> Run:
-    with processor_threads(job.schedule.threads):
-        return _train_here(job, gan, images, folder, progress, new)
+    with processor_threads(job.schedule.threads), ExitStack() as closing:
+        return _train_here(job, gan, images, folder, _reporter(job, folder, progress, closing), new)
 
 
-def _train_here(
-    job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool
-) -> Run:
+def _train_here(job: runs.Job, gan: GAN, images: ImageData, folder: Path, report_event: Progress, new: bool) -> Run:
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
         snapshot=lambda generator, step: class_grid(generator, folder / "samples" / f"step-{step:06d}.png"),
-        report=_reporter(job, folder, progress),
+        report=report_event,
     )
     parts = runs.assemble(job, folder, gan, images, hooks)
     trainer = parts.trainer
@@ -269,12 +268,15 @@ def _train_here(
     return load_run(folder)
 
 
-def _reporter(job: runs.Job, folder: Path, progress: Progress | None) -> Progress:
+def _reporter(job: runs.Job, folder: Path, progress: Progress | None, closing: ExitStack) -> Progress:
+    """Passes events on to `progress` and to the run's trackers, which `closing` finishes."""
     trackers: list[Any] = []
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "start":
             trackers.extend(runs.open_trackers(job.measure.get("track", ""), folder))
+            for tracker in trackers:
+                closing.callback(tracker.finish)
         numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
         for tracker in trackers:
             if event["event"] in ("trained", "evaluated"):

@@ -155,6 +155,9 @@ def evaluate(
     reference = images.held_out(part)
     if training is None and reference is not None:
         training = images  # the layout says so
+    elif training is not None and training.classes != images.classes:
+        known = set(images.classes) <= set(training.classes)
+        training = training.class_subset(images.classes) if known else None
     if str(device) != "cpu":
         generator = copy.deepcopy(generator).to(device)  # the caller's stays where it is
     draw = sampler(generator)

@@ -138,6 +138,28 @@ def test_an_adapter_trained_on_an_extended_model(made: Made, tmp_path: Path, met
     assert torch.equal(draw(again, y), draw(twice, y))
 
 
+def test_adapters_of_any_stage_can_be_added(made: Made, tmp_path: Path) -> None:
+    """Two adapters of one extended model, one after the other and from files; order does not change an image."""
+    once = gt.extend(made.gan, made.first)
+    second, third = (adapter_of(tmp_path / c, once, made.data, c, "cgantransfer") for c in "de")
+    all_of_them = gt.extend(once, second, third)
+    assert all_of_them.classes == [*once.classes, "d", "e"] and len(all_of_them.lineage) == 3
+    other = gt.extend(GAN.from_pretrained(gt.extend(once, third).save_pretrained(tmp_path / "m")), second)
+    for name in all_of_them.classes:
+        y = [torch.full((4,), gan.classes.index(name)) for gan in (all_of_them, other)]
+        torch.testing.assert_close(draw(all_of_them, y[0]), draw(other, y[1]), atol=1e-6, rtol=0)
+    merged = gt.merge(all_of_them, second)
+    torch.testing.assert_close(draw(merged, torch.zeros(4, dtype=torch.int64)), draw(all_of_them, torch.full((4,), 7)),
+                               atol=1e-5, rtol=0)
+
+
+def test_the_critic_of_an_extended_model_says_what_it_knows(made: Made) -> None:
+    images = draw(made.both, torch.tensor([0, 8]))
+    assert made.both.discriminator(images, torch.tensor([0, 3])).shape == (2,)
+    with pytest.raises(ModelError, match="critic knows 4 classes and was asked about class 8"):
+        made.both.discriminator(images, torch.tensor([0, 8]))
+
+
 def test_a_source_that_was_extended_is_untouched_by_training(made: Made, tmp_path: Path) -> None:
     once = gt.extend(made.gan, made.first)
     before = {k: v.clone() for k, v in once.generator.state_dict().items()}

@@ -107,6 +107,62 @@ def test_measuring_again(run: api.Run, folder: Path) -> None:
         gt.evaluate(run, folder, data_options={"size": 64})
 
 
+def test_measuring_with_a_flat_folder(run: api.Run, tmp_path: Path) -> None:
+    flat = write_images(tmp_path / "flat", {"": 8})
+    with pytest.raises(DataError, match="flat folder and this model has 3 classes: .* --class-name"):
+        gt.evaluate(run, flat, n_fake=4, metrics="frechet")
+    found = gt.evaluate(run, flat, data_options={"class_name": "a"}, n_fake=4, metrics="frechet")
+    assert found["reference"] == "given images" and "2 of 6 training images are in" in found["warnings"][0]
+
+
+def test_a_run_is_a_source(run: api.Run, folder: Path, tmp_path: Path) -> None:
+    fields = {**FAST, "discriminator": "scratch", "evaluate": False}
+    of_path = gt.adapt(run.path, folder, "transfergan", tmp_path / "path", **fields)
+    of_run = gt.adapt(run, folder, "transfergan", tmp_path / "run", **fields)
+    assert of_path.gan.sha256 == of_run.gan.sha256 == gt.load(tmp_path / "run").sha256
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["source"]["name"] == str(run.path.resolve()) and config["train"]["threads"] is None
+    edited = {**config, "train": {**config["train"], "steps": FAST["steps"] + 1}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(edited))
+    assert gt.resume(tmp_path / "run").result["steps"] == FAST["steps"] + 1
+
+
+def test_threads_are_recorded_and_given_back(source: Path, folder: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    gt.adapt(source, folder, "bsa", tmp_path / "run", evaluate=False, threads=before + 1, **FAST)
+    assert torch.get_num_threads() == before
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["threads"] == before + 1
+
+
+def test_features_from_a_relative_path(
+    source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (Path(gt.__file__).parent / "shipped" / "features").glob("glyph-cnn.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    gt.adapt(source, folder, "bsa", "run", features="glyph-cnn:glyph-cnn.safetensors", **FAST)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["measure"]["features"] == f"glyph-cnn:{tmp_path / 'glyph-cnn.safetensors'}"
+
+
+def test_a_large_set_is_never_read_whole(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gantransfer.scan.MEMORY_LIMIT", 0)
+    root, most = write_images(tmp_path / "many", {"a": 300, "b": 300}), []
+    images = ImageData(root, size=32, channels=1)
+    read = ImageData.images
+
+    def counted(self: ImageData, indices: object = None) -> torch.Tensor:
+        found = read(self, indices)
+        most.append(len(found))
+        return found
+
+    monkeypatch.setattr(ImageData, "images", counted)
+    gt.adapt(source, images, "bsa", tmp_path / "run", **FAST)
+    assert not images.report["in_memory"] and max(most) <= 512
+
+
 def test_inspecting_everything(run: api.Run, source: Path, tmp_path: Path) -> None:
     found = api.inspect(source)
     assert (found["kind"], found["num_classes"], found["classes"]) == ("model", 4, ["0", "1", "2", "3"])
@@ -138,6 +194,18 @@ def test_the_other_methods_come_to_an_end(
     assert found.path == Path("runs") / f"{method}-1"
     assert found.metrics == [] and found.result["rows"] == []
     assert (found.path / "report.html").is_file() and found.gan.sample(3).shape == (3, 32, 32, 1)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_trackers(
+    tracker: str, source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tracker, reason="an extra that is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    gt.adapt(source, folder, "bsa", tmp_path / "run", track=tracker, **FAST)
+    pattern = {"tensorboard": "run/**/events.out.tfevents.*", "wandb": "wandb/offline-run-*"}[tracker]
+    assert list(tmp_path.glob(pattern))
 
 
 def test_the_seed_reaches_what_is_newly_drawn(source: Path, folder: Path) -> None:
