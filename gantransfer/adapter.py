@@ -204,7 +204,7 @@ def new_names(gan: GAN, adapters: Sequence[Adapter], rename: Mapping[str, str]) 
 
 
 def extend(gan: GAN, adapter: Adapter, names: Sequence[str]) -> GAN:
-    """A GAN with the old classes, bit-identical in any batch, and the adapter's, called `names`, after them.
+    """A GAN with the old classes, bit-identical in any mix of classes, and the adapter's, called `names`, after them.
 
     Raises:
         ModelError: another source, or an adapter that changed weights the old classes use.

@@ -96,7 +96,8 @@ def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
 
 
 def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str, str] | None = None) -> GAN:
-    """`gan` with the classes of one or more adapters added; old classes are bit-identical in any batch.
+    """`gan` with the classes of one or more adapters added. Old classes are bit-identical to `gan`'s in a
+    batch of the same size, whatever classes share it.
 
     Args:
         rename: new names for adapters' classes that exist already, in `gan` or in an adapter before theirs.

@@ -30,6 +30,7 @@ EXCUSED = (
     (r"(git clone|cd )", "gets the sources, which are here"),
     (r"(sudo )?apt(-get)? ", "installs font packages"),
     (r"gantransfer data glyph100", "needs dozens of font packages; test_glyph100.py builds a part of it"),
+    (r"gantransfer evaluate\b.*glyph100", "needs the benchmark, which is built from dozens of font packages"),
     (r"gantransfer pretrain\b.*glyph100", "hours of pre-training on a set built from font packages"),
     (r"gantransfer .*(inception|dinov2|clip):", "needs weights that are downloaded by hand"),
     (r"gantransfer convert\b", "needs another code base's checkpoint; test_cli_verbs.py converts one"),
@@ -50,6 +51,13 @@ def commands(block: str) -> list[str]:
     lines = re.sub(r"\\\n\s*", "", block).splitlines()
     words = (re.sub(r"(^|\s)#.*", "", line).strip().removeprefix("$ ") for line in lines)
     return [line for line in words if line]
+
+
+def inline() -> list[str]:
+    """The commands in code spans of the text and the tables, each once."""
+    text = BLOCK.sub("", README.read_text(encoding="utf-8")) if README.is_file() else ""
+    spans = re.findall(r"`([^`\n]+)`", text)
+    return list(dict.fromkeys(s for s in spans if re.match(r"(gantransfer|make|python3?|pip|torchrun) \S", s)))
 
 
 def excuse(command: str) -> str | None:
@@ -105,6 +113,7 @@ def run_shell(block: str) -> list[str]:
 
 def test_every_command_is_run_or_excused() -> None:
     shell = [command for language, block in blocks() if language in SHELLS for command in commands(block)]
+    shell += inline()
     if not shell:
         pytest.skip("there is no README.md yet, or it shows no command")
     unknown = [c for c in shell if not c.startswith("gantransfer ") and excuse(c) is None]
@@ -136,3 +145,6 @@ def test_the_readme_works_from_top_to_bottom(
             exec(compile(block, "README.md", "exec"), names)
         elif language == "yaml" and (file := re.match(r"# ([\w./-]+\.yaml)\n", block)):
             Path(file[1]).write_text(block, encoding="utf-8")
+    shown = {command for language, block in blocks() if language in SHELLS for command in commands(block)}
+    failed = run_shell("\n".join(command for command in inline() if command not in shown))
+    assert not failed, f"{failed}\n{capsys.readouterr().err}"
