@@ -67,7 +67,7 @@ def adapt(
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = as_gan(source)
-    _check_fit(gan, method, fields)
+    check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
     return _train(job, gan, images, folder, progress, new=True)
@@ -131,7 +131,7 @@ def plan(
     training, fields = _split_settings(settings, method, "adapt")
     check_data_options(data_options, "size", "channels")
     gan = as_gan(source)
-    _check_fit(gan, method, fields)
+    check_fit(gan, method, fields)
     images = _images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
     parts = runs.assemble(job, Path(), gan, images, Hooks())
@@ -158,7 +158,7 @@ def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tupl
     return training, fields
 
 
-def _check_fit(gan: GAN, method: str, fields: Mapping[str, Any]) -> None:
+def check_fit(gan: GAN, method: str, fields: Mapping[str, Any]) -> None:
     """Refuse a source that the method cannot start from before any image is read: try it on a stand-in target."""
     config = gan.config
     stand_in = Target(2, ("a", "b") if config["num_classes"] else (), config["resolution"], config["channels"])

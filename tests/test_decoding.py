@@ -157,12 +157,20 @@ def test_every_bad_file_is_listed_at_once(tmp_path: Path, as_zip: bool, size: in
     ) as info:
         ImageData(path, size=size)
     assert [item["path"] for item in info.value.report["bad"]] == sorted(bad)
+    assert all(name in str(info.value) for name in bad)
     reasons = {item["path"]: item["reason"] for item in info.value.report["bad"]}
     assert reasons["a/empty.png"] == "empty file" and "pixels" in reasons["a/bomb.png"]
     assert "truncated" in reasons["a/truncated.jpg"] and "not finite" in reasons["a/nan.tif"]
     data = ImageData(path, size=size, on_bad="skip")
     assert len(data) == 3 and len(data.report["bad"]) == len(bad) and "skipped" in data.report["warnings"][1]
     json.dumps(data.report)
+
+
+def test_a_long_list_of_bad_files_is_cut_and_says_where_it_is_whole(tmp_path: Path) -> None:
+    tree(tmp_path, letters({"a": 2}) | {f"a/bad-{i:02d}.png": b"" for i in range(30)})
+    with pytest.raises(DataError, match="30 of 32 images .*, the first 20 .'gantransfer data check' lists all") as info:
+        ImageData(tmp_path)
+    assert "bad-19" in str(info.value) and "bad-20" not in str(info.value)
 
 
 def test_only_broken_files(tmp_path: Path) -> None:

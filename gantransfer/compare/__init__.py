@@ -154,6 +154,9 @@ def _check_inputs(comparison: Comparison) -> None:
     from gantransfer.results import load
 
     gan = load(comparison.source)
+    for variant in comparison.variants:
+        own = field_names(methods[variant.method])
+        api.check_fit(gan, variant.method, {k: v for k, v in variant.settings.items() if k in own})
     images = ImageData(comparison.data, size=gan.config["resolution"], channels=gan.config["channels"],
                        **comparison.data_options)
     for variant in comparison.variants:
