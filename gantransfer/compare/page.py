@@ -23,7 +23,8 @@ def render(source: str, data: str, result: Row, out: Path) -> str:
     floor = next((row["floor"] for row in result["rows"] if row["floor"] is not None), None)
     series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]], f"s{i % len(LIGHT)}",
                      dashed=i >= len(LIGHT)) for i, row in enumerate(result["rows"])]
-    chart = line_chart(series, title="Distance over iterations", height=460, rules=[] if floor is None else [("floor", floor)])
+    rules = [] if floor is None else [("floor", floor)]
+    chart = line_chart(series, title="Distance over iterations", height=460, rules=rules)
     title = f"{escape(source)} on {escape(Path(data).name)}"
     sections = [
         f"<h1>{title}</h1><p class='lead'>{escape(result['protocol'])}</p>",
