@@ -107,7 +107,7 @@ class CGANTransfer:
     penalty: str = "sum"
     propagate_in_d: bool = False
     d_embedding: str = "random"
-    lr: float = 1e-3
+    lr: float = 5e-4
     lr_scores: float | None = None
     lr_prior: float | None = None
     lr_residual: float | None = None
