@@ -37,10 +37,12 @@ def best(curve: Curve) -> tuple[int, float]:
     return min(curve, key=lambda point: (point[1], point[0]))
 
 
-def compare(a: Curve, b: Curve) -> dict[str, Any]:
+def compare(a: Curve, b: Curve, level: float | None = None) -> dict[str, Any]:
     """The measures of one pair of curves."""
     (step_a, best_a), (step_b, best_b) = best(a), best(b)
     reached = next((step for step, distance in a if distance <= best_b), None)
+    at_level = {name: next((step for step, distance in curve if distance <= level), None)
+                for name, curve in (("a", a), ("b", b))} if level is not None else {}
     early = min(b, key=lambda point: abs(point[0] - step_a))[1]
     return {
         "best_a": best_a, "step_a": step_a, "best_b": best_b, "step_b": step_b,
@@ -48,6 +50,7 @@ def compare(a: Curve, b: Curve) -> dict[str, Any]:
         "a_reaches_b_at": reached,
         "speedup_to_b": None if reached is None else step_b / max(reached, 1),
         "b_at_a_best": early,
+        **{f"{name}_reaches_level_at": step for name, step in at_level.items()},
     }
 
 
@@ -60,16 +63,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", required=True, help="A=B,A=B: labels of the comparison")
+    parser.add_argument("--level", type=float, help="also the first iterations at or below this distance")
     arguments = parser.parse_args()
     table = {}
     for pair in arguments.pairs.split(","):
         a, _, b = (part.strip() for part in pair.partition("="))
         of_a, of_b = curves(arguments.folder, a), curves(arguments.folder, b)
-        rows = {seed: compare(of_a[seed], of_b[seed]) for seed in sorted(of_a.keys() & of_b.keys())}
+        rows = {seed: compare(of_a[seed], of_b[seed], arguments.level) for seed in sorted(of_a.keys() & of_b.keys())}
         table[f"{a} against {b}"] = rows
         print(f"{a} against {b} ({len(rows)} seeds)")
-        for name in ("best_a", "best_b", "step_a", "step_b", "ratio_of_best_iterations", "a_reaches_b_at",
-                     "speedup_to_b", "b_at_a_best"):
+        for name in next(iter(rows.values()), {}):
             values = [row[name] for row in rows.values() if row[name] is not None]
             missed = f", {len(rows) - len(values)} never" if len(values) < len(rows) else ""
             print(f"  {name:26s} {mean_and_range(values)}{missed}")
