@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-TABLES = ("plan.json", "compare.csv", "compare.html", "compare.json", "convergence.json")
+TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.json")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 
 
