@@ -91,12 +91,14 @@ def pretrain(
     check_data_options(data_options)
     folder = _out(out, "pretrain")
     network = dict(network or {})
-    runs.blank_config(arch, {"channels": 1, **runs.expand_network(arch, network)})  # wrong settings come first
     options = {"size": network.get("resolution", 32), "channels": network.get("channels"), **(data_options or {})}
+    size = data.size if isinstance(data, ImageData) else options["size"]
+    if size is not None:  # wrong settings come before wrong data
+        runs.checked_network(arch, {**network, "channels": network.get("channels") or 1, "resolution": size})
     images = data if isinstance(data, ImageData) else ImageData(data, **options)
     network |= {"resolution": images.size, "channels": images.channels,
                 "num_classes": len(images.classes) if images.labelled else 0}
-    network = runs.expand_network(arch, network)
+    network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
     job = _job("pretrain", "", images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})

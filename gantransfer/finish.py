@@ -39,6 +39,8 @@ class Evaluator:
         self.name = measure["features"]
         self.n_fake = measure.get("n_fake")
         self.device: str | torch.device = "cpu"
+        # One object each for the whole run: what is remembered of a reference hangs on it.
+        self.references = {part: _held_out(data, part) for part in ("select", "report")}
 
     @property
     def features(self) -> Extractor:
@@ -48,11 +50,11 @@ class Evaluator:
     def select(self, generator: nn.Module, progress: Progress) -> dict[str, Any]:
         """The distance by which checkpoints are compared, as a line for ``metrics.jsonl``."""
         found = measuring.evaluate(
-            sampler(generator), self._held_out("select"), metrics=("frechet",), features=self.features,
+            sampler(generator), self.references["select"], metrics=("frechet",), features=self.features,
             n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data, floor=progress.step == 0,
         )
         distance = found["metrics"]["frechet"]
-        split = "select" if self._held_out("select") is not None else "training"
+        split = "select" if self.references["select"] is not None else "training"
         line = {"split": split, "frechet": distance, "protocol": found["protocol"], "selection": distance}
         if found["floor"]:
             line["floor"] = found["floor"].get("frechet")
@@ -61,18 +63,19 @@ class Evaluator:
     def report(self, generator: nn.Module) -> dict[str, Any]:
         """Every default metric on the reported split."""
         return measuring.evaluate(
-            sampler(generator), self._held_out("report"), features=self.features, n_fake=self.n_fake,
+            sampler(generator), self.references["report"], features=self.features, n_fake=self.n_fake,
             seed=REPORT_SEED, training=self.data,
         )
 
     @property
     def holds_out(self) -> bool:
         """Whether the reported distances are to images that were not trained on."""
-        return self._held_out("report") is not None
+        return self.references["report"] is not None
 
-    def _held_out(self, part: str) -> ImageData | None:
-        images = self.data.held_out(part)
-        return images if images is not None and len(images) >= FEWEST_HELD_OUT else None
+
+def _held_out(data: ImageData, part: str) -> ImageData | None:
+    images = data.held_out(part)
+    return images if images is not None and len(images) >= FEWEST_HELD_OUT else None
 
 
 def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Callable[[dict[str, Any]], None]) -> None:

@@ -117,10 +117,13 @@ def make_method(name: str, fields: Mapping[str, Any]) -> Method:
     for key, value in asdict(method).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        allowed = ("a positive number" if "scale" in key else "0 or more and below 1" if key.startswith("beta")
-                   else "0 or more")
-        if not (math.isfinite(value) and value >= 0) or (value == 0 and "scale" in key) or (
-                value >= 1 and key.startswith("beta")):
+        if "scale" in key:
+            good, allowed = value > 0, "a positive number"
+        elif key.startswith("beta"):
+            good, allowed = 0 <= value < 1, "0 or more and below 1"
+        else:
+            good, allowed = value >= 0, "0 or more"
+        if not (good and math.isfinite(value)):
             raise UsageError(f"method {name}: {key} {value} is not possible; give {allowed}")
     return method
 
@@ -136,25 +139,20 @@ def refuse_incomplete(config: Mapping[str, Any]) -> None:
                              "the value the run was started with, or resume with that version")
 
 
-def expand_network(arch: str, network: Mapping[str, Any]) -> dict[str, Any]:
-    """`network` with its shorthands written out (UsageError for one that says nothing possible)."""
+def checked_network(arch: str, network: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's `network` settings with shorthands written out (UsageError for settings of no possible network)."""
     try:
-        return architectures[arch].expand(network)
+        written_out = architectures[arch].expand(network)
+        from_mapping(architectures[arch].config_class, written_out, f"architecture {arch}")
     except ModelError as error:
         raise UsageError(str(error)) from None
-
-
-def blank_config(arch: str, network: Mapping[str, Any]) -> Any:
-    """The architecture's configuration from settings of a user's, not of a file (UsageError)."""
-    try:
-        return from_mapping(architectures[arch].config_class, network, f"architecture {arch}")
-    except ModelError as error:
-        raise UsageError(str(error)) from None
+    return written_out
 
 
 def blank_source(arch: str, network: Mapping[str, Any], classes: list[str]) -> GAN:
     """A freshly initialised GAN of the given architecture: what pre-training starts from."""
-    entry, config = architectures[arch], blank_config(arch, network)
+    entry = architectures[arch]
+    config = from_mapping(entry.config_class, network, f"architecture {arch}")
     return GAN(entry.build_generator(config), entry.build_discriminator(config), arch=arch,
                classes=classes or None)
 

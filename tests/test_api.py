@@ -226,6 +226,13 @@ def test_pretraining_makes_a_source(folder: Path, tmp_path: Path) -> None:
 # ---- sources without a name ------------------------------------------------------------------------------
 
 
+def test_ready_images_say_the_resolution_of_pretraining(folder: Path, tmp_path: Path) -> None:
+    images = ImageData(folder, size=64, channels=1)
+    network = {"g_widths": (4,) * 5, "d_widths": (4,) * 5, "z_dim": 4, "channels": None}
+    found = gt.pretrain(images, tmp_path / "run", network=network, evaluate=False, **{**FAST, "steps": 1})
+    assert found.gan.sample(1).shape == (1, 64, 64, 1)
+
+
 def test_a_gan_without_a_name_is_kept_in_the_run(folder: Path, tmp_path: Path) -> None:
     gan = make_source()
     with pytest.raises(Interrupted):

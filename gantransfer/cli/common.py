@@ -5,6 +5,7 @@ Defaults written here are for the help text; the library has its own, and a test
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gantransfer.cli.flags import Flag
@@ -31,6 +32,7 @@ DATA = (
     Flag("data_seed", "of the choice that --per-class makes", int, 0, low=0, group="data"),
 )
 
+DEVICE = Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda"))
 TRAINING = (
     Flag("steps", "iterations (default: from the number of images)", int | None, low=1, group="training"),
     Flag("seed", "of everything random in training", int, 0, low=0, group="training"),
@@ -50,9 +52,8 @@ TRAINING = (
     Flag("lr_decay", "fraction of the run, at its end, in which all rates fall to zero", float, 0.0, low=0,
          group="training"),
     Flag("precision", "arithmetic", str, "fp32", ("fp32", "bf16"), group="training"),
-    Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda"), group="training"),
+    replace(DEVICE, group="training"),
 )
-DEVICE = Flag("device", "where to compute", str, "auto", ("auto", "cpu", "cuda"))
 
 RHYTHM = (
     Flag("eval_nimg", "images shown between evaluations (default: about 20 per run)", int | None, low=0,
