@@ -43,12 +43,18 @@ TARGET = "БДЖЗИЙЛЦЧШЩЪЫЬЭЮЯбдф"
 LETTERS = SOURCE + TARGET
 # The control of the split by script: every fifth letter through all scripts, so that both sides are alike.
 _CONTROL = LETTERS[2::5]
+# A draw without regard to script, the protocol of CIFAR-100's 80 + 20: the first 20 letters by hash, in alphabet order.
+_DRAWN = sorted(LETTERS, key=lambda letter: hashlib.sha256(f"split:{letter}".encode()).hexdigest())[:20]
+_RANDOM = [letter for letter in LETTERS if letter in _DRAWN]
 CLASS_SETS: dict[str, list[str]] = {
     "source80": list(SOURCE),
     "target20": list(TARGET),
     "target10": list(TARGET[::2]),
     "interleaved_source80": [letter for letter in LETTERS if letter not in _CONTROL],
     "interleaved_target20": list(_CONTROL),
+    "random_source80": [letter for letter in LETTERS if letter not in _RANDOM],
+    "random_target20": _RANDOM,
+    "random_target10": _RANDOM[::2],
 }
 SHIPPED_SPLITS = {"train": 100, "val": 225, "test": 226}
 

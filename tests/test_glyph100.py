@@ -75,9 +75,14 @@ def test_class_sets() -> None:
         "target10": 10,
         "interleaved_source80": 80,
         "interleaved_target20": 20,
+        "random_source80": 80,
+        "random_target20": 20,
+        "random_target10": 10,
     }
     assert "".join(sets["target10"]) == "БЖИЛЧЩЫЭЯд"
-    for pair in (("source80", "target20"), ("interleaved_source80", "interleaved_target20")):
+    assert "".join(sets["random_target20"]) == "KLPSfiß2390ΞαβξτωЖЦф"
+    for pair in (("source80", "target20"), ("interleaved_source80", "interleaved_target20"),
+                 ("random_source80", "random_target20")):
         assert len({letter for name in pair for letter in sets[name]}) == 100
     assert len(set(sets["interleaved_target20"]) & set(glyph100.TARGET)) == 4
 
