@@ -34,6 +34,7 @@ from gantransfer.weights import write_json
 
 Progress = Callable[[dict[str, Any]], None]
 _TRAINING = set(field_names(Training))
+NO_TRAINING = ("features", "n_fake", "evaluate", "track", "progress", "out")  # of `adapt`, beside its settings
 
 
 # ---- starting a run --------------------------------------------------------------------------------------
@@ -62,13 +63,13 @@ def adapt(
         UsageError, ModelError, DataError: checked in that order, before anything is written.
         DivergedError, OutputError, Interrupted: during training; everything up to there is kept.
     """
-    training, fields = _split_settings(settings, method, "adapt")
+    training, fields = split_settings(settings, method, "adapt")
     measure = _measure(evaluate, features, n_fake, track)
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = as_gan(source)
     check_fit(gan, method, fields)
-    images = _images(data, data_options, gan, method)
+    images = target_images(data, data_options, gan, method)
     job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
     return _train(job, gan, images, folder, progress, new=True)
 
@@ -86,7 +87,7 @@ def pretrain(
             classes, size and channels come from the data.
         name: of the model, for its card. Others: as in `adapt`; the method's fields are scratch's.
     """
-    training, fields = _split_settings(settings, "scratch", "pretrain")
+    training, fields = split_settings(settings, "scratch", "pretrain")
     measure = _measure(evaluate, features, n_fake, track)
     check_data_options(data_options)
     folder = _out(out, "pretrain")
@@ -128,13 +129,12 @@ def plan(
 ) -> dict[str, Any]:
     """What `adapt` would do with these arguments: the resolved configuration, what is copied or newly
     initialised, and how many parameters each group trains. Nothing is written."""
-    for unused in ("features", "n_fake", "evaluate", "track", "progress", "out"):
-        settings.pop(unused, None)
-    training, fields = _split_settings(settings, method, "adapt")
+    settings = {key: value for key, value in settings.items() if key not in NO_TRAINING}
+    training, fields = split_settings(settings, method, "adapt")
     check_data_options(data_options, "size", "channels")
     gan = as_gan(source)
     check_fit(gan, method, fields)
-    images = _images(data, data_options, gan, method)
+    images = target_images(data, data_options, gan, method)
     job = _job("adapt", str(source), images, method, fields, training, {})
     parts = runs.assemble(job, Path(), gan, images, Hooks())
     groups = {n: sum(p.numel() for p in g.params) for n, g in parts.trainer.plan.groups.items()}
@@ -142,7 +142,7 @@ def plan(
             "generator_parameters": runs.count_parameters(gan.generator), "images": len(images)}
 
 
-def _split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple[Training, dict[str, Any]]:
+def split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple[Training, dict[str, Any]]:
     """Training settings and the method's fields; anything else is refused with the nearest name, and so are
     values that no data could make right."""
     own = field_names(methods[method])
@@ -177,7 +177,7 @@ def _out(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def _images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, method: str) -> ImageData:
+def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, method: str) -> ImageData:
     """The target's images in the source's size and channels."""
     config = gan.config
     if isinstance(data, ImageData):

@@ -144,6 +144,7 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
     result: dict[str, Any] = {
         "split": "report" if evaluator is None or evaluator.holds_out else "training",
         "steps": progress.step, "nimg": progress.nimg, "seconds": round(progress.seconds, 2),
+        "measuring_seconds": round(progress.measuring_seconds, 2),
         "best_step": (progress.best or {}).get("step", progress.step), "rows": [], "per_class": {}, "warnings": [],
     }
     if sizes:

@@ -67,11 +67,12 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Where a run stands; stored in every checkpoint."""
+    """Where a run stands; stored in every checkpoint. `seconds` is training alone, `measuring_seconds` evaluations."""
 
     step: int = 0
     nimg: int = 0
     seconds: float = 0.0
+    measuring_seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
     lr_scale: float = 1.0

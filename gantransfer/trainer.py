@@ -247,7 +247,9 @@ class Trainer:
         if self.hooks.evaluate is None:
             return
         if self.rank == 0:
+            began = time.perf_counter()
             scores = self.hooks.evaluate(self.ema.module, self.progress)
+            self.progress.measuring_seconds += time.perf_counter() - began
             selection = scores.pop("selection", None)
             line = {**self._place(), **scores, "best": False}
             best = self.progress.best

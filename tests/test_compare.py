@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import command
+import pytest
 from command import SHORT, Capture, call, refused
 
 place = command.place
@@ -20,11 +21,113 @@ def test_compare_runs_what_is_missing(capsys: Capture, place: Path, tmp_path: Pa
     made = (out / "bsa-seed0" / "result.json").stat().st_mtime_ns
     code, text, err = call(capsys, *words, "--seeds", "0,1", "--json")
     table = json.loads(text)
-    assert code == 0 and [row["finished"] for row in table["rows"]] == [2, 2], err
-    assert table["rows"][0]["distance_spread"] is not None
+    assert code == 0 and [row["finished"] for row in table["tasks"][0]["rows"]] == [2, 2], err
+    assert table["tasks"][0]["rows"][0]["distance_spread"] is not None
     assert (out / "bsa-seed0" / "result.json").stat().st_mtime_ns == made
     assert (out / "compare.csv").read_text().count("\n") == 5 and "<svg" in (out / "compare.html").read_text()
-    assert "steps was 2, now 3" in refused(capsys, 2, *words, "--steps", 3)
+
+
+def test_a_cell_with_other_settings_runs_again_and_nothing_is_lost(
+    capsys: Capture, place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "compare"
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa,scratch",
+             "--no-evaluate", "--out", out, *SHORT]
+    assert call(capsys, *words)[0] == 0
+    made = (out / "scratch-seed0" / "result.json").stat().st_mtime_ns
+    code, text, err = call(capsys, *words, "--fields", "bsa.lr=1e-2")
+    assert code == 0 and "bsa-seed0 was run with other settings; that run is kept as" in text, err
+    kept = out / "replaced" / "bsa-seed0-1"
+    assert "lr: 0.005" in (kept / "config.yaml").read_text() and (kept / "result.json").is_file()
+    assert "lr: 0.01" in (out / "bsa-seed0" / "config.yaml").read_text()
+    assert (out / "scratch-seed0" / "result.json").stat().st_mtime_ns == made
+    assert call(capsys, *words)[0] == 0 and (out / "replaced" / "bsa-seed0-2").is_dir()
+
+
+def test_sources_times_targets(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.yaml", tmp_path / "study"
+    plan.write_text(f"""
+out: {out}
+title: Two <targets>
+data: {place / "images"}
+sources: {{one: {place / "source"}}}
+targets:
+  both: {{}}
+  few: {{per_class: 4, seeds: [0]}}
+seeds: [0, 1]
+pairs: [mean=scratch]
+levels: [1000]
+expected: {{mean: {{one-few: 71.1}}}}
+variants:
+  scratch: {{method: bsa}}
+  mean: {{method: bsa, init: mean}}
+""")
+    words = ["compare", plan, *SHORT]
+    code, text, err = call(capsys, *words, "--dry-run", "--json")
+    planned = json.loads(text)
+    assert code == 0 and planned["seconds"] > 0 and not out.exists(), err
+    assert {cell["status"] for cell in planned["cells"]} == {"waiting"}
+    code, text, err = call(capsys, *words, "--json")
+    found = json.loads(text)
+    assert code == 0, err
+    assert [cell["name"] for cell in found["cells"]] == [
+        "one-both/scratch-seed0", "one-both/mean-seed0", "one-few/scratch-seed0", "one-few/mean-seed0",
+        "one-both/scratch-seed1", "one-both/mean-seed1"]
+    assert [task["name"] for task in found["tasks"]] == ["one-both", "one-few"]
+    pair = found["tasks"][0]["pairs"][0]
+    assert (pair["a"], pair["b"], pair["seeds"]) == ("mean", "scratch", 2)
+    assert pair["levels"]["1000.0"]["a"] == {"mean": 0, "low": 0, "high": 0, "count": 2, "of": 2}
+    assert {row["label"] for row in found["ranking"]} == {"mean", "scratch"}
+    page = (out / "compare.html").read_text()
+    assert "Two &lt;targets&gt;" in page and "published 71.1" in page and "Ranking over tasks" in page
+    code, text, err = call(capsys, *words, "--dry-run")
+    assert code == 0 and "6 runs, 0 to do" in text, err
+    assert (out / "compare.csv").read_text().startswith("task,label,method,seed,status")
+
+
+def test_a_plan_is_read_strictly(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+
+    def said(text: str) -> str:
+        plan.write_text(f"out: {tmp_path / 'x'}\nmethods: bsa\n" + text)
+        return refused(capsys, 2, "compare", plan)
+
+    assert "target 'a' in the plan has a key 'per_clas' that is not known; did you mean 'per_class'?" in \
+        said("source: s\ntargets: {a: {data: d, per_clas: 3}}")
+    assert "target 'a' has no data" in said("source: s\ntargets: {a: {per_class: 3}}")
+    assert "target 'a' in the plan is 3; give a mapping" in said("source: s\ntargets: {a: 3}")
+    assert "needs --source" in said("data: d")
+    assert "needs --data" in said("source: s")
+    assert "pairs names 'bas', which is no row of the comparison; did you mean 'bsa'?" in \
+        said("source: s\ndata: d\npairs: [bas=bsa]")
+    assert "pairs has 'bsa'; give ROW=ROW" in said("source: s\ndata: d\npairs: [bsa]")
+    assert "expected in the plan has a row without a mapping" in said("source: s\ndata: d\nexpected: {bsa: 3}")
+    assert "--slurm has 'gpu'; give NAME=VALUE" in refused(capsys, 2, "compare", plan, "--slurm", "gpu")
+    assert "is neither a file nor a published experiment" in refused(capsys, 2, "compare", tmp_path / "no.yaml")
+    assert "two plans" in refused(capsys, 2, "compare", plan, "--config", plan)
+
+
+def test_a_dry_run_says_what_is_not_here_yet(capsys: Capture, tmp_path: Path) -> None:
+    code, text, err = call(capsys, "compare", "--source", tmp_path / "none", "--data", tmp_path / "nothing",
+                           "--methods", "bsa", "--out", tmp_path / "x", "--dry-run")
+    assert code == 0 and "bsa-seed0" in text and "not everything is here yet" in err and str(tmp_path / "none") in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_compare_as_jobs_of_a_scheduler(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    """submitit's local cluster stands in for Slurm: the same files, processes and states."""
+    pytest.importorskip("submitit", reason="extra 'slurm' is not installed")
+    plan, out = tmp_path / "plan.yaml", tmp_path / "c"
+    plan.write_text("slurm: {cluster: local, timeout_min: 5}\nvariants:\n  calm: {method: bsa}\n"
+                    "  wild: {method: bsa, lr: 1e30, lr_d: 1e30, steps: 60}\n")
+    words = ["compare", plan, "--source", place / "source", "--data", place / "images", "--no-evaluate", "--out", out,
+             *SHORT]
+    code, text, err = call(capsys, *words)
+    assert code == 5 and "calm-seed0: finished" in text and "wild-seed0 failed" in err
+    assert len(json.loads((out / "slurm" / "jobs.json").read_text())) == 2
+    made = (out / "calm-seed0" / "result.json").stat().st_mtime_ns
+    assert call(capsys, *words)[0] == 5 and (out / "calm-seed0" / "result.json").stat().st_mtime_ns == made
+    assert "are not possible with" in refused(capsys, 2, *words, "--slurm", "cluster=local no_such=1")
 
 
 def test_compare_reports_a_failed_cell_and_goes_on(
@@ -44,7 +147,7 @@ def test_a_row_may_have_seeds_of_its_own(capsys: Capture, place: Path, tmp_path:
              "--out", out, *SHORT]
     code, text, err = call(capsys, *words, "--json")
     table = json.loads(text)
-    assert code == 0 and [row["seeds"] for row in table["rows"]] == [1, 2], err
+    assert code == 0 and [row["seeds"] for row in table["tasks"][0]["rows"]] == [1, 2], err
     assert [cell["name"] for cell in table["cells"]] == ["b-seed0", "a-seed1", "b-seed1"]
     plan.write_text("variants:\n  a: {method: bsa, seeds: 1}\n")
     assert "seeds of 'a' are 1; give whole numbers in brackets" in refused(capsys, 2, *words)

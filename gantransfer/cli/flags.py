@@ -48,11 +48,13 @@ class Flag:
 
 @dataclass(frozen=True)
 class Argument:
-    """A positional argument; `many`: one or more, a list."""
+    """A positional argument; `many`: one or more, a list; `config`: may be left out, and names the YAML file as
+    ``--config`` does."""
 
     name: str
     help: str
     many: bool = False
+    config: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def _checked(flag: Flag, value: Any, what: str) -> Any:
 
 def _typed(value: Any, kind: Any, what: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind == dict | str:
+        return value if isinstance(value, dict) else str(value)
     if origin in (typing.Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in NONE):
             return None

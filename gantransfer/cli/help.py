@@ -28,7 +28,8 @@ def overview(verbs: Iterable[Verb], version: str) -> str:
 
 def of_verb(verb: Verb, fields: Sequence[Flag] = ()) -> str:
     """What ``gantransfer VERB --help`` prints; `fields`: flags of the chosen method."""
-    words = [a.name.upper() + (f" [{a.name.upper()} ...]" if a.many else "") for a in verb.arguments]
+    words = [f"[{a.name.upper()}]" if a.config else a.name.upper() + (f" [{a.name.upper()} ...]" if a.many else "")
+             for a in verb.arguments]
     by_name = {flag.name: flag for flag in verb.flags}
     words += [f"{by_name[name].option} {kind_name(by_name[name])}" for name in verb.required]
     usage = " ".join(["gantransfer", verb.name, *words, "[flags]"])

@@ -15,6 +15,7 @@ from gantransfer.cli.flags import CONFIG, FALSE, TRACEBACK, TRUE, Flag, Verb, co
 from gantransfer.cli.runconfig import flatten
 from gantransfer.config import read_yaml
 from gantransfer.errors import UsageError, did_you_mean
+from gantransfer.shipped import PRESETS, preset_names
 
 NEGATIVE = re.compile(r"-(\d|\.\d|inf$|nan$).*")
 
@@ -89,7 +90,7 @@ def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     command = f"gantransfer {verb.name}"
     flags = all_flags(verb)
     split = Words(words, flags, command)
-    config = _config(verb, split.last("config")) if verb.layered else {}
+    config = _config(_config_file(verb, split, command)) if verb.layered else {}
     own = {flag.name for flag in flags} | {argument.name for argument in verb.arguments}
     if verb.fields and (split.unknown or set(config) - own):
         known_so_far = {**config, **dict(split.given)}
@@ -105,10 +106,27 @@ def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _config(verb: Verb, path: str | None) -> dict[str, Any]:
+def _config_file(verb: Verb, split: Words, command: str) -> Path | None:
+    """The YAML file of ``--config``, or of the positional argument that stands for it (which may name a preset)."""
+    given = split.last("config")
+    if not (split.rest and any(argument.config for argument in verb.arguments)):
+        return None if given is None else Path(given)
+    name = split.rest[0]
+    if given is not None:
+        raise UsageError(f"{command} has two plans, '{name}' and --config '{given}'; give one")
+    if name in preset_names() and not Path(name).exists():
+        return PRESETS / f"{name}.yaml"
+    if not Path(name).is_file():
+        near = did_you_mean(name, preset_names())
+        raise UsageError(f"plan '{name}' is neither a file nor a published experiment{near}; "
+                         f"have: {', '.join(preset_names())}")
+    return Path(name)
+
+
+def _config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    content = flatten(read_yaml(Path(path)), Path(path))
+    content = flatten(read_yaml(path), path)
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
@@ -146,6 +164,9 @@ def _from_words(split: Words) -> dict[str, Any]:
 def _positional(verb: Verb, rest: Sequence[str], command: str) -> dict[str, Any]:
     queue, settings = list(rest), {}
     for argument in verb.arguments:
+        if argument.config:
+            queue = queue[1:]  # read already
+            continue
         if argument.many:
             taken, queue = queue, []
         else:
@@ -161,7 +182,7 @@ def _positional(verb: Verb, rest: Sequence[str], command: str) -> dict[str, Any]
 
 def _require(verb: Verb, settings: dict[str, Any], command: str) -> None:
     for argument in verb.arguments:
-        if argument.name not in settings:
+        if argument.name not in settings and not argument.config:
             raise UsageError(f"{command} needs {argument.name.upper()} ({argument.help}); see '{command} --help'")
     helps = {flag.name: flag for flag in verb.flags}
     for name in verb.required:

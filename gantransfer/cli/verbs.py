@@ -6,6 +6,7 @@ from typing import Any
 
 from gantransfer.cli.common import DATA, DATA_PATH, DEVICE, METHOD, OUT, QUIET, RUN_FLAGS, SOURCE, THREADS
 from gantransfer.cli.flags import JSON, Argument, Flag, Verb
+from gantransfer.shipped import preset_names
 
 TRAIN, USE, DATASETS, ABOUT = "train", "look and measure", "models and data", "about"
 MODEL = Argument("model", "a run directory, a model directory, a shipped name, or a hub id")
@@ -72,24 +73,41 @@ VERBS = (
         arguments=(Argument("run", "directory of the run"),), flags=(THREADS, QUIET), chapter=TRAIN,
     ),
     Verb(
-        "compare", "methods x seeds on one task: a table, curves and pictures; unfinished cells are continued",
-        "measuring:compare",
+        "compare", "methods x sources x targets x seeds as one study that can be continued: tables, curves, pictures",
+        "comparing:compare",
         ("gantransfer compare --source glyph80-32 --data cyrillic10 --methods bsa,cgantransfer --seeds 0,1,2 "
          "--steps 1000 --out runs/compare",
          "gantransfer compare --source glyph80-32 --data cyrillic10 --methods bsa,cgantransfer "
          "--fields 'bsa.lr=1e-3 cgantransfer.lr=2e-4' --out runs/rates",
-         "gantransfer compare --config plan.yaml --out runs/plan --jobs 2"),
+         "gantransfer compare plan.yaml --jobs 2",
+         "gantransfer compare plan.yaml --slurm 'slurm_partition=gpu gpus_per_node=1 timeout_min=240'",
+         "gantransfer compare cgantransfer-cifar100 --dry-run"),
+        arguments=(Argument("plan", "YAML file with any of the flags, and rows, sources and targets; or a published "
+                                    "experiment's name (" + ", ".join(preset_names()) + ")", config=True),),
         flags=(
             SOURCE, DATA_PATH, Flag("out", "directory of the comparison; one that exists is continued", metavar="DIR"),
             Flag("methods", "methods, each a row of the table", list[str], metavar="A,B,C"),
             Flag("seeds", "one run each", list[int], (0,), metavar="0,1,2"),
             Flag("fields", "settings of single methods: 'METHOD.NAME=VALUE ...'", metavar="TEXT", repeat=True),
-            Flag("variants", "rows with settings, in a config only: {LABEL: {method: NAME, lr: 0.001, ...}}",
-                 dict, metavar="MAPPING"),
+            Flag("pairs", "rows whose convergence is compared (default: each with the first)", list[str],
+                 metavar="A=B,A=C"),
+            Flag("levels", "also the first iterations at or below these distances", list[float], metavar="X,Y"),
             Flag("jobs", "runs at a time, each in a process with one thread", int, 1, low=1),
+            Flag("slurm", "run as Slurm jobs, with submitit's settings: 'NAME=VALUE ...' (extra: slurm)", dict | str,
+                 metavar="TEXT"),
+            Flag("dry_run", "print the runs and how long they will take, and write nothing", bool, False),
+            Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, ...}}", dict, metavar="MAPPING",
+                 group="in a plan only"),
+            Flag("sources", "{NAME: what --source takes}", dict, metavar="MAPPING", group="in a plan only"),
+            Flag("targets", "{NAME: {data: PATH, classes: ..., per_class: N, source: NAME, seeds: [0]}}; without "
+                            "'source' met by every source", dict, metavar="MAPPING", group="in a plan only"),
+            Flag("title", "of the page", group="in a plan only"),
+            Flag("about", "a sentence for the page", group="in a plan only"),
+            Flag("expected", "published figures: {LABEL: {TARGET: figure}}", dict, metavar="MAPPING",
+                 group="in a plan only"),
             *(flag for flag in RUN_FLAGS if flag.name != "seed"), QUIET, JSON,
         ),
-        required=("source", "data", "out"), chapter=TRAIN,
+        required=("out",), chapter=TRAIN,
     ),
     Verb(
         "sample", "pictures: a grid, single files, or a way from one class to another", "pictures:sample",

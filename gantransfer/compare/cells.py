@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from gantransfer.errors import GanTransferError, Interrupted
 
 Report = Callable[[dict[str, Any]], None]
 Outcome = dict[str, Any]
+# missing cells, jobs, threads, report -> (cell, outcome), as they end
+Runner = Callable[..., Iterator[tuple["Cell", Outcome]]]
 FINISHED: Outcome = {"status": "finished", "error": "", "exit_code": 0}
 WAITING: Outcome = {"status": "waiting", "error": "not started yet", "exit_code": Interrupted.exit_code}
 
@@ -31,28 +33,32 @@ class Cell:
     seed: int
     folder: Path
     call: dict[str, Any]
+    task: str = ""
 
     @property
     def finished(self) -> bool:
         return (self.folder / "result.json").is_file()
 
 
-def run_all(planned: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> dict[str, Outcome]:
-    """The outcome of every cell by name."""
+def run_all(
+    planned: Sequence[Cell], jobs: int, threads: int | None, report: Report, run: Runner | None = None
+) -> dict[str, Outcome]:
+    """The outcome of every cell by name. `run` starts the missing ones (None: one by one, or `jobs` processes)."""
     missing = [cell for cell in planned if not cell.finished]
     if len(missing) < len(planned):
-        report(_message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
+        report(message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
     outcomes = {cell.name: dict(FINISHED if cell.finished else WAITING) for cell in planned}
-    run = _one_by_one if jobs == 1 else _in_processes
+    run = run or (_one_by_one if jobs == 1 else _in_processes)
     if jobs > 1 and threads is None:
         threads = 1
     for cell, outcome in run(missing, jobs, threads, report):
         outcomes[cell.name] = outcome
-        report(_message(f"{cell.name}: {outcome['status']}" + (f" ({outcome['error']})" if outcome["error"] else "")))
+        report(message(f"{cell.name}: {outcome['status']}" + (f" ({outcome['error']})" if outcome["error"] else "")))
     return outcomes
 
 
-def _message(text: str) -> dict[str, Any]:
+def message(text: str) -> dict[str, Any]:
+    """An event that is only a sentence."""
     return {"event": "message", "text": text}
 
 
@@ -76,16 +82,16 @@ def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> O
     return dict(FINISHED)
 
 
-def _one_by_one(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Any:
+def _one_by_one(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Iterator[Any]:
     for number, cell in enumerate(missing, 1):
-        report(_message(f"{cell.name}, {number} of {len(missing)}"))
+        report(message(f"{cell.name}, {number} of {len(missing)}"))
         outcome = run_cell(cell, threads, report)
         yield cell, outcome
         if outcome["status"] == "interrupted":
             return
 
 
-def _in_processes(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Any:
+def _in_processes(missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> Iterator[Any]:
     context = multiprocessing.get_context("spawn")
     waiting = list(missing)
     running: dict[int, tuple[Cell, Any, Any]] = {}  # by sentinel
@@ -99,7 +105,7 @@ def _in_processes(missing: Sequence[Cell], jobs: int, threads: int | None, repor
                     process.start()
                     send.close()
                     running[process.sentinel] = (cell, process, receive)
-                    report(_message(f"{cell.name}: started"))
+                    report(message(f"{cell.name}: started"))
                 for sentinel in multiprocessing.connection.wait(list(running)):
                     yield _collect(*running.pop(int(sentinel)))
         except KeyboardInterrupt:

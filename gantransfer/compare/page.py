@@ -1,44 +1,65 @@
-"""The page of a comparison: table, convergence curves, one grid of samples per row."""
+"""The page of a comparison: tables over all tasks, then of every task its table, curves, tests and samples."""
 
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from gantransfer import report
 from gantransfer.report.charts import Series, line_chart
-from gantransfer.report.formatting import duration, number
+from gantransfer.report.formatting import duration, number, plain
 
 Row = dict[str, Any]
 # Colours that differ in hue and lightness, for light and dark pages; a second round of rows is dashed.
 LIGHT = ("#1d5fa8", "#b4530f", "#2f7d4f", "#8a3d9c", "#a32b3a", "#6b6f00", "#0f7f8c", "#55606c")
 DARK = ("#7db3f5", "#f0a468", "#7fcf9c", "#d59ae3", "#f28b95", "#cfd35a", "#67c9d6", "#aab4be")
+DISTANCES = ("Fréchet distances on the reported split, mean ± standard deviation over seeds. Bold: the smallest; grey: "
+             "not distinguishable from it (paired over seeds: bootstrap and Student's interval, both at 95 %).")
+SPEED = ("On the selection split, mean over seeds (smallest to largest). Ratio of bests: the second row's best "
+         "iteration over the first's. Reaches: the first row's first iteration at or below the second's best, and how "
+         "many times earlier that is. Early: the second row's distance at the first's best iteration. In seconds: the "
+         "same ratios of training time.")
 
 
-def render(source: str, data: str, result: Row, out: Path) -> str:
+def render(result: Row, out: Path) -> str:
     """A self-contained HTML page of a comparison's `result` (see `gantransfer.compare.compare`)."""
     style = (Path(report.__file__).parent / "style.css").read_text(encoding="utf-8")
-    floor = next((row["floor"] for row in result["rows"] if row["floor"] is not None), None)
-    series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]], f"s{i % len(LIGHT)}",
-                     dashed=i >= len(LIGHT)) for i, row in enumerate(result["rows"])]
-    rules = [] if floor is None else [("floor", floor)]
-    chart = line_chart(series, title="Distance over iterations", height=460, rules=rules)
-    title = f"{escape(source)} on {escape(Path(data).name)}"
-    sections = [
-        f"<h1>{title}</h1><p class='lead'>{escape(result['protocol'])}</p>",
-        f"<section><h2>Result</h2><p>Fréchet distance on the reported split: mean and standard deviation over seeds."
-        f"</p>{_table(result)}</section>",
-        f"<section><h2>Convergence</h2><p>Distance on the selection split, mean over seeds.</p>{chart}</section>"
-        if chart else "",
-        f"<section><h2>Samples</h2>{_grids(result, out)}</section>",
-    ]
+    tasks = result["tasks"]
+    title = escape(result["title"] or _place(tasks[0]))
+    marks = {label: _mark(i) for i, label in enumerate(_labels(tasks))}
+    protocols = list(dict.fromkeys(task["protocol"] for task in tasks if task["protocol"]))
+    lead = protocols[0] if len(protocols) == 1 else f"{len(tasks)} tasks; protocols below" if protocols else ""
+    sections = [f"<h1>{title}</h1><p class='lead'>{escape(lead)}</p>"]
+    if result["about"]:
+        sections.append(f"<p>{escape(result['about'])}</p>")
+    if len(tasks) > 1 or result["expected"]:
+        sections.append(_overview(result, marks))
+    for task in tasks:
+        sections.append(_task(task, result, out, marks, alone=len(tasks) == 1))
+    sections.append(_failed(result["cells"]))
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{title}: comparison</title><style>{style}{_style()}</style><main>{''.join(sections)}</main></html>\n"
     )
+
+
+def _place(task: Row) -> str:
+    return f"{Path(task['source']).name} on {Path(task['data']).name}"
+
+
+def _labels(tasks: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row["label"] for task in tasks for row in task["rows"]))
+
+
+def _mark(i: int) -> str:
+    colour = f"var(--s{i % len(LIGHT)})"
+    fill = f"background:{colour}" if i < len(LIGHT) else f"border:2px dashed {colour}"
+    return f"<i style='{fill}'></i>"
 
 
 def _style() -> str:
@@ -48,7 +69,8 @@ def _style() -> str:
     return (
         f"{colours(LIGHT)}@media screen and (prefers-color-scheme: dark) {{{colours(DARK)}}}"
         ".rows td, .rows th { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--hair); }"
-        ".rows td { font-variant-numeric: tabular-nums; text-align: right; }"
+        ".rows td { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }"
+        ".rows .tied { color: var(--soft); } .rows small { color: var(--soft); }"
         ".rows th[scope=col]:not(:first-child) { text-align: right; }"
         ".sheets { display: flex; flex-wrap: wrap; gap: 32px; } .sheets img { width: auto; height: auto; }"
         ".rows i { display: inline-block; box-sizing: border-box; width: 12px; height: 12px; "
@@ -56,34 +78,145 @@ def _style() -> str:
     )
 
 
-def _table(result: Row) -> str:
-    head = "".join(f"<th scope='col'>{name}</th>" for name in
-                   ("", "runs", "before", "distance", "spread", "best at iteration", "time"))
+def _rows(head: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A table: (row's heading, cells), all HTML."""
+    top = "".join(f"<th scope='col'>{name}</th>" for name in head)
+    body = "".join(f"<tr><th scope='row'>{name}</th>"
+                   + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells) + "</tr>"
+                   for name, cells in lines)
+    return f"<div class='wide'><table class='rows'><tr>{top}</tr>{body}</table></div>"
+
+
+def _distance(row: Row, ranking: Sequence[Row]) -> str:
+    """A table cell: distance ± spread, bold for the best, grey for what cannot be told from it."""
+    if row["distance"] is None:
+        return "<td>–</td>"
+    spread = f" ± {number(row['distance_spread'])}" if row["distance_spread"] is not None else ""
+    text = f"{number(row['distance'])}{spread}"
+    place = next((i for i, ranked in enumerate(ranking) if ranked["label"] == row["label"]), None)
+    tied = place is not None and ranking[place]["tied"] and (ranking[place]["to_best"] or {}).get("count", 0) > 1
+    return f"<td><b>{text}</b></td>" if place == 0 else f"<td class='tied'>{text}</td>" if tied else f"<td>{text}</td>"
+
+
+def _overview(result: Row, marks: dict[str, str]) -> str:
+    tasks, expected = result["tasks"], result["expected"]
     lines = []
-    for i, row in enumerate(result["rows"]):
-        cells = [f"{row['finished']}/{row['seeds']}", number(row["before"]), number(row["distance"]),
-                 number(row["distance_spread"]), number(row["best_step"]), duration(row["seconds"])]
-        colour = f"var(--s{i % len(LIGHT)})"
-        fill = f"background:{colour}" if i < len(LIGHT) else f"border:2px dashed {colour}"
-        mark = f"<i style='{fill}'></i>"
-        lines.append(f"<tr><th scope='row'>{mark}{escape(row['label'])}</th>"
-                     + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    failed = [f"<li>{escape(c['name'])} {c['status']}: {escape(c['error'])}</li>"
-              for c in result["cells"] if c["status"] != "finished"]
-    notes = f"<ul>{''.join(failed)}</ul>" if failed else ""
-    return f"<div class='wide'><table class='rows'><tr>{head}</tr>{''.join(lines)}</table></div>{notes}"
+    for label in _labels(tasks):
+        cells = []
+        for task in tasks:
+            row = next((row for row in task["rows"] if row["label"] == label), None)
+            cell = "<td></td>" if row is None else _distance(row, task["ranking"])
+            published = expected.get(label, {}).get(task["name"])
+            cells.append(cell if published is None else
+                         cell.replace("</td>", f"<br><small>published {escape(str(published))}</small></td>"))
+        lines.append((marks[label] + escape(label), cells))
+    lines.append(("floor: real against real", [number(task["floor"]) for task in tasks]))
+    parts = [f"<section><h2>All tasks</h2><p>{DISTANCES}</p>"
+             + _rows(["", *(escape(task["name"] or _place(task)) for task in tasks)], lines)]
+    if result["ranking"]:
+        parts.append("<h3>Ranking over tasks</h3><p>Geometric mean distance of the rows that all tasks have; factor to "
+                     "the best with its interval over tasks.</p>")
+        parts.append(_rows(("", "distance", "factor to the best", "different"), [_ranked(r, marks, 1) for r in
+                                                                               result["ranking"]]))
+    if result["pairs_over_tasks"]:
+        parts.append("<h3>Convergence over tasks</h3><p>Geometric means over tasks of the ratios below.</p>")
+        parts.append(_rows(
+            ("", "tasks", "ratio of bests", "in seconds", "reached in", "times earlier", "in seconds"),
+            [(f"{escape(p['a'])} against {escape(p['b'])}",
+              [str(p["tasks"]), number(p["best_ratio"]), number(p["best_ratio_seconds"]), f"{p['reached']}/{p['runs']}",
+               number(p["reach_ratio"]), number(p["reach_ratio_seconds"])]) for p in result["pairs_over_tasks"]]))
+    return "".join(parts) + "</section>"
 
 
-def _grids(result: Row, out: Path) -> str:
+def _ranked(row: Row, marks: dict[str, str], neutral: float) -> tuple[str, list[str]]:
+    test = row["to_best"]
+    if test is None:
+        return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), "", ""]
+    interval = "" if test["low"] is None else f" ({number(test['low'])} to {number(test['high'])})"
+    said = "one seed" if test["count"] < 2 else "yes" if test["different"] else "not distinguishable"
+    del neutral
+    return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), f"{number(test['mean'])}{interval}", said]
+
+
+def _task(task: Row, result: Row, out: Path, marks: dict[str, str], alone: bool) -> str:
+    order = _labels(result["tasks"])
+    series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]],
+                     f"s{order.index(row['label']) % len(LIGHT)}", dashed=order.index(row["label"]) >= len(LIGHT))
+              for row in task["rows"]]
+    rules = [] if task["floor"] is None else [("floor", task["floor"])]
+    chart = line_chart(series, title="Distance over iterations", height=460, rules=rules)
+    head = "Result" if alone else f"{escape(task['name'])}: {escape(_place(task))}"
+    options = ", ".join(f"{k} {v}" for k, v in task["data_options"].items())
+    facts = "; ".join(filter(None, (plain(options), escape(task["protocol"]) if not alone else "",
+                                    f"reference: {escape(str(task['reference']))}" if task["reference"] else "")))
+    notes = "".join(f"<li>{escape(warning)}</li>" for warning in task["warnings"])
+    parts = [f"<section><h2>{head}</h2><p>{facts}</p>", f"<ul>{notes}</ul>" if notes else "",
+             f"<p>{DISTANCES}</p>" if alone else "", _table(task, marks)]
+    tests = [_ranked(row, marks, 0) for row in task["ranking"] if row["to_best"]]
+    if any(len(row["to_best"] or ()) and row["to_best"]["count"] > 1 for row in task["ranking"]):
+        parts.append("<h3>Differences to the best</h3>"
+                     + _rows(("", "distance", "difference (95 %)", "different"), tests))
+    if chart:
+        parts.append(f"<h3>Convergence</h3><p>Distance on the selection split, mean over seeds.</p>{chart}")
+    if task["pairs"]:
+        parts.append(f"<p>{SPEED}</p>" + _pairs(task["pairs"]))
+    parts.append(f"<h3>Samples</h3>{_grids(task, result['cells'], out)}</section>")
+    return "".join(parts)
+
+
+def _table(task: Row, marks: dict[str, str]) -> str:
+    lines = []
+    for row in task["rows"]:
+        cells = [f"{row['finished']}/{row['seeds']}", number(row["before"]), _distance(row, task["ranking"]),
+                 _with_range(row["best_step"], row["best_step_range"]), duration(row["seconds"])]
+        lines.append((marks[row["label"]] + escape(row["label"]), cells))
+    return _rows(("", "runs", "before", "distance", "best at iteration", "time"), lines)
+
+
+def _with_range(value: Any, ends: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{number(value)}" if not ends or ends[0] == ends[1] else f"{number(value)} ({ends[0]} to {ends[1]})"
+
+
+def _pairs(pairs: Sequence[Row]) -> str:
+    def spread(entry: Row, never: bool = False) -> str:
+        if entry["mean"] is None:
+            return "never" if never else "–"
+        ends = "" if entry["low"] == entry["high"] else f" ({number(entry['low'])} to {number(entry['high'])})"
+        missed = f", {entry['of'] - entry['count']} never" if never and entry["count"] < entry["of"] else ""
+        return f"{number(entry['mean'])}{ends}{missed}"
+
+    lines = []
+    for pair in pairs:
+        short = " <small>a run may have ended before its best</small>" if pair["short"] else ""
+        lines.append((f"{escape(pair['a'])} against {escape(pair['b'])}{short}", [
+            str(pair["seeds"]), spread(pair["a_best_step"]), spread(pair["b_best_step"]), spread(pair["best_ratio"]),
+            spread(pair["best_ratio_seconds"]), spread(pair["reach_step"], True), spread(pair["reach_ratio"], True),
+            spread(pair["reach_ratio_seconds"], True), spread(pair["b_early"])]))
+    return _rows(("", "seeds", "best at", "other's best at", "ratio of bests", "in seconds", "reaches at",
+                  "times earlier", "in seconds", "other early"), lines)
+
+
+def _failed(cells: Sequence[Row]) -> str:
+    lines = [f"<li>{escape(c['name'])} {c['status']}: {escape(c['error'])}</li>"
+             for c in cells if c["status"] != "finished"]
+    return f"<section><h2>Not finished</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
+
+
+def _grids(task: Row, cells: Sequence[Row], out: Path) -> str:
+    done = [c for c in cells if c["task"] == task["name"] and c["status"] == "finished"]
     sheets = []
-    for row in result["rows"]:
-        cell = next((c for c in result["cells"] if c["label"] == row["label"] and c["status"] == "finished"), None)
-        if cell is not None:
+    for row in task["rows"]:
+        mine = [c for c in done if c["label"] == row["label"]]
+        for cell in mine[:1]:
             name = f"{row['label']}, seed {cell['seed']}, distance {number(cell['distance'])}"
             sheets.append(_picture(out / cell["name"] / "samples" / "after.png", name))
-    if sheets:
-        first = next(c for c in result["cells"] if c["status"] == "finished")
-        sheets.append(_picture(out / first["name"] / "samples" / "real.png", "training images"))
+        links = [f"<a href='{escape(json.dumps(c['name'])[1:-1])}/samples/after.png'>{c['seed']}</a>" for c in mine[1:]]
+        if links and sheets[-1]:
+            sheets[-1] = sheets[-1].replace("</figcaption>", f"; other seeds: {', '.join(links)}</figcaption>")
+    if any(sheets):
+        sheets.append(_picture(out / done[0]["name"] / "samples" / "real.png", "training images"))
     return f"<div class='sheets'>{''.join(sheets)}</div>" if any(sheets) else "<p>No run is finished yet.</p>"
 
 

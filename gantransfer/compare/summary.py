@@ -1,4 +1,4 @@
-"""From run directories to the table of a comparison."""
+"""From run directories to the tables of a comparison."""
 
 from __future__ import annotations
 
@@ -10,28 +10,74 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gantransfer.compare import convergence
 from gantransfer.compare.cells import Cell, Outcome
+from gantransfer.compare.plan import Comparison, Task, unique
+from gantransfer.compare.ranking import rank, rank_over_tasks
 
 Row = dict[str, Any]
 
 
-def summarise(labels: Sequence[str], planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
-    """Rows per label and entries per cell; JSON-ready."""
-    entries = [{"name": c.name, "label": c.label, "method": c.method, "seed": c.seed, "path": str(c.folder),
-                **outcomes[c.name], **_read(c.folder)} for c in planned]
+def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
+    """What ``compare.json`` holds; see `gantransfer.compare.compare`."""
+    entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
+                "path": str(c.folder), **outcomes[c.name], **_read(c.folder)} for c in planned]
+    tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
+    distances = {task["name"]: _distances(entries, task["name"]) for task in tasks}
+    return {
+        "format_version": 2, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
+        "tasks": tasks, "ranking": rank_over_tasks(distances) if len(tasks) > 1 else [],
+        "pairs_over_tasks": _pairs_over_tasks(comparison, tasks) if len(tasks) > 1 else [], "cells": entries,
+    }
+
+
+def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
+    rows = [_row(v.label, mine) for v in comparison.variants if (mine := [e for e in entries if e["label"] == v.label])]
     protocols = sorted({e["protocol"] for e in entries if e.get("protocol")})
     different = f"not comparable, {len(protocols)} protocols: {' | '.join(protocols)}"
+    curves = {row["label"]: {e["seed"]: e["curve"] for e in entries
+                             if e["label"] == row["label"] and e["status"] == "finished"} for row in rows}
+    pairs = [{"a": a, "b": b, **found} for a, b in comparison.compared_pairs()
+             if (found := convergence.compare(curves.get(a, {}), curves.get(b, {}), comparison.levels))]
     return {
-        "format_version": 1,
-        "rows": [_row(label, [e for e in entries if e["label"] == label]) for label in labels],
-        "cells": entries,
+        "name": task.name, "source": task.source, "data": task.data, "data_options": task.data_options, "rows": rows,
         "protocol": protocols[0] if len(protocols) == 1 else different if protocols else "",
+        "reference": next((e["reference"] for e in entries if e.get("reference")), None),
+        "warnings": unique([w for e in entries for w in e.get("warnings") or ()]),
+        "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
+        "ranking": rank(_distances(entries, task.name)), "pairs": pairs,
     }
+
+
+def _distances(entries: Sequence[Row], task: str) -> dict[str, dict[int, float]]:
+    """row -> seed -> reported distance, of one task's finished runs."""
+    found: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        if entry["task"] == task and entry["status"] == "finished" and entry.get("distance") is not None:
+            found.setdefault(entry["label"], {})[entry["seed"]] = entry["distance"]
+    return found
+
+
+def _pairs_over_tasks(comparison: Comparison, tasks: Sequence[Row]) -> list[Row]:
+    """For every pair the geometric means over tasks of the two ratios that measure speed; a task in which A never comes
+    to B's best has no second ratio, and is counted."""
+    found = []
+    for a, b in comparison.compared_pairs():
+        mine = [pair for task in tasks for pair in task["pairs"] if (pair["a"], pair["b"]) == (a, b)]
+        row: Row = {"a": a, "b": b, "tasks": len(mine)}
+        for name in ("best_ratio", "best_ratio_seconds", "reach_ratio", "reach_ratio_seconds"):
+            values = [pair[name]["mean"] for pair in mine if pair[name]["mean"]]
+            row[name] = statistics.geometric_mean(values) if values else None
+        runs = [pair["reach_step"] for pair in mine]
+        row["reached"], row["runs"] = sum(r["count"] for r in runs), sum(r["of"] for r in runs)
+        if mine:
+            found.append(row)
+    return found
 
 
 def _read(folder: Path) -> Row:
     """What a run says of itself; only the curve if it is not finished."""
-    curve = [{"step": line["step"], "nimg": line["nimg"], "distance": line["frechet"]}
+    curve = [{"step": line["step"], "nimg": line["nimg"], "seconds": line.get("seconds"), "distance": line["frechet"]}
              for line in _lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
     file = folder / "result.json"
     if not file.is_file():
@@ -39,7 +85,8 @@ def _read(folder: Path) -> Row:
     result = json.loads(file.read_text(encoding="utf-8"))
     by_metric = {row["metric"]: row for row in result.get("rows", ())}
     headline = by_metric.get("frechet", {})
-    keep = ("best_step", "steps", "nimg", "seconds", "adapter_bytes", "generator_bytes", "protocol")
+    keep = ("best_step", "steps", "nimg", "seconds", "adapter_bytes", "generator_bytes", "protocol", "reference",
+            "warnings")
     return {
         "curve": curve, "distance": headline.get("after"), "before": headline.get("before"),
         "floor": headline.get("floor"), **{k: result.get(k) for k in keep},
@@ -62,12 +109,14 @@ def _row(label: str, entries: Sequence[Row]) -> Row:
         return statistics.fmean(values) if values else None
 
     best = mean("best_step")
+    best_steps = [e["best_step"] for e in done if e.get("best_step") is not None]
     return {
         "label": label, "method": entries[0]["method"], "seeds": len(entries), "finished": len(done),
         "distance": mean("distance"),
         "distance_spread": statistics.stdev(distances) if len(distances) > 1 else None,
         "distance_range": [min(distances), max(distances)] if distances else None,
         "before": mean("before"), "floor": mean("floor"), "best_step": None if best is None else round(best),
+        "best_step_range": [min(best_steps), max(best_steps)] if best_steps else None,
         "seconds": mean("seconds"), "curve": mean_curve([e["curve"] for e in entries]),
     }
 
@@ -85,7 +134,7 @@ def mean_curve(curves: Sequence[Sequence[Row]]) -> list[Row]:
 def as_csv(result: Row) -> str:
     """One line per cell, metrics as columns."""
     metrics = list(dict.fromkeys(name for cell in result["cells"] for name in cell.get("metrics", ())))
-    columns = ["label", "method", "seed", "status", "distance", "before", "floor", "best_step", "steps", "nimg",
+    columns = ["task", "label", "method", "seed", "status", "distance", "before", "floor", "best_step", "steps", "nimg",
                "seconds", "adapter_bytes"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

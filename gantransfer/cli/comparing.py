@@ -1,0 +1,233 @@
+"""The verb compare: from flags or a plan to a comparison, and its outcome on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gantransfer.cli.common import DATA, RHYTHM, TRAINING, data_options
+from gantransfer.cli.flags import convert
+from gantransfer.cli.progress import progress
+from gantransfer.cli.screen import note, say, say_json, shown, table
+from gantransfer.errors import GanTransferError, UsageError, did_you_mean
+from gantransfer.report.formatting import duration
+
+INTERRUPTED = 130
+Settings = dict[str, Any]
+
+
+def compare(settings: Settings) -> int:
+    """``gantransfer compare``; the exit code is that of the first cell that failed, or 130."""
+    from gantransfer import compare as comparing
+
+    as_json, quiet = settings.pop("json", False), settings.pop("quiet", False)
+    jobs, threads = settings.pop("jobs", 1), settings.pop("threads", None)
+    slurm = settings.pop("slurm", None)
+    if isinstance(slurm, str):
+        slurm = _slurm(slurm)
+    dry_run = settings.pop("dry_run", False)
+    plan = comparison(settings)
+    if dry_run:
+        _dry_run(plan, jobs, as_json)
+        return 0
+    with progress(quiet or as_json) as show:
+        outcome = comparing.compare(plan, jobs=jobs, threads=threads, slurm=slurm,
+                                    progress=None if quiet or as_json else show)
+    if as_json:
+        say_json(outcome)
+    else:
+        _print_outcome(outcome)
+    codes = [cell["exit_code"] for cell in outcome["cells"] if cell["status"] != "finished"]
+    if INTERRUPTED in codes:
+        note("the same command goes on where this one stopped")
+        return INTERRUPTED
+    return next(iter(codes), 0)
+
+
+def comparison(settings: Settings) -> Any:
+    """The comparison that the settings describe."""
+    from gantransfer.compare import Comparison, Variant, tasks_of
+
+    given = _fields(settings.pop("fields", ()))
+    variants = [Variant(method, method, {}) for method in settings.pop("methods", ())]
+    for label, values in (settings.pop("variants", None) or {}).items():
+        if not isinstance(values, dict) or "method" not in values:
+            raise UsageError(f"variant '{label}' in the plan is {values!r}; give a mapping with at least 'method'")
+        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in ("method", "seeds")}
+        own = _seeds(values.get("seeds"), f"'{label}'")
+        variants.append(Variant(str(label), str(values["method"]), rest, own))
+    for method, values in given.items():
+        matching = [v for v in variants if v.label == method]
+        if not matching:
+            raise UsageError(f"--fields names '{method}', which is not one of the compared methods: "
+                             f"{', '.join(v.label for v in variants) or 'none'}")
+        matching[0].settings.update(values)
+    if not variants:
+        raise UsageError("gantransfer compare needs --methods A,B,... or a plan with 'variants'")
+    for variant in variants:
+        _convert(variant)
+    sources = {str(k): str(v) for k, v in (settings.pop("sources", None) or {}).items()}
+    targets = {str(k): _target(str(k), v) for k, v in (settings.pop("targets", None) or {}).items()}
+    tasks = tasks_of(sources, targets, settings.pop("source", None), settings.pop("data", None),
+                     data_options(settings))
+    return Comparison(
+        tasks, tuple(variants), Path(settings.pop("out")), tuple(settings.pop("seeds", [0])),
+        pairs=_pairs(settings.pop("pairs", None)), levels=tuple(settings.pop("levels", ())),
+        title=settings.pop("title", ""), about=settings.pop("about", ""),
+        expected=_expected(settings.pop("expected", None) or {}), settings=settings,
+    )
+
+
+def _target(name: str, values: Any) -> Settings:
+    """A target's mapping with checked values; arguments of `ImageData` under its names."""
+    flags = {flag.name: flag for flag in DATA}
+    if not isinstance(values, Mapping):
+        raise UsageError(f"target '{name}' in the plan is {values!r}; give a mapping, as in "
+                         "{data: faces.zip, classes: [a, b], per_class: 100}")
+    found: Settings = {}
+    for key, value in values.items():
+        key = str(key).replace("-", "_")
+        if key == "seeds":
+            found[key] = _seeds(value, f"target '{name}'")
+        elif key in ("source", "data"):
+            found[key] = str(value)
+        elif key in flags:
+            found[key] = convert(flags[key], value, f"{key} of target '{name}'")
+        else:
+            raise UsageError(f"target '{name}' in the plan has a key '{key}' that is not known"
+                             f"{did_you_mean(key, [*flags, 'source', 'data', 'seeds'])}")
+    own = {key: found.pop(key) for key in ("source", "data", "seeds") if key in found}
+    return {**data_options(found), **own}
+
+
+def _seeds(value: Any, of: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not (isinstance(value, list) and value and all(type(seed) is int for seed in value)):
+        raise UsageError(f"seeds of {of} are {value!r}; give whole numbers in brackets, as in [0, 1, 2]")
+    return tuple(value)
+
+
+def _pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...] | None:
+    """``["A=B"]`` -> (("A", "B"),)."""
+    if texts is None:
+        return None
+    found = []
+    for text in texts:
+        a, equals, b = (part.strip() for part in str(text).partition("="))
+        if not (equals and a and b):
+            raise UsageError(f"pairs has '{text}'; give ROW=ROW, as in cgantransfer=bsa")
+        found.append((a, b))
+    return tuple(found)
+
+
+def _expected(values: Any) -> dict[str, dict[str, Any]]:
+    if not all(isinstance(of_row, Mapping) for of_row in values.values()):
+        raise UsageError("expected in the plan has a row without a mapping; give {ROW: {TARGET: figure}}")
+    return {str(row): {str(task): figure for task, figure in of_row.items()} for row, of_row in values.items()}
+
+
+def _slurm(text: str) -> Settings:
+    """``"slurm_partition=gpu timeout_min=60"`` -> submitit's parameters, numbers as numbers."""
+    import yaml
+
+    found: Settings = {}
+    for item in text.replace(",", " ").split():
+        name, equals, value = item.partition("=")
+        if not (equals and name and value):
+            raise UsageError(f"--slurm has '{item}'; give NAME=VALUE, as in timeout_min=60")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def _fields(texts: Any) -> dict[str, dict[str, str]]:
+    """``["bsa.lr=1e-3 bsa.init=mean"]`` -> {"bsa": {"lr": "1e-3", "init": "mean"}}."""
+    found: dict[str, dict[str, str]] = {}
+    for item in " ".join(texts).replace(";", " ").split():
+        place, equals, value = item.partition("=")
+        method, dot, name = place.rpartition(".")
+        if not (equals and dot and method and name):
+            raise UsageError(f"--fields has '{item}'; give METHOD.NAME=VALUE, as in bsa.lr=1e-3")
+        found.setdefault(method, {})[name.replace("-", "_")] = value
+    return found
+
+
+def _convert(variant: Any) -> None:
+    """Check a variant's settings against its method's fields and the training flags, in place."""
+    from gantransfer.cli.fields import method_flags
+
+    flags = {flag.name: flag for flag in (*method_flags({"method": variant.method}), *TRAINING, *RHYTHM)}
+    for name, value in variant.settings.items():
+        if name not in flags or name == "seed":
+            raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'"
+                             f"{did_you_mean(name, flags)}; 'gantransfer adapt --method {variant.method} --help' "
+                             "lists them")
+        variant.settings[name] = convert(flags[name], value, f"{name} of '{variant.label}'")
+
+
+def _dry_run(plan: Any, jobs: int, as_json: bool) -> None:
+    """Print the cells, what is missing for them, and how long they will take."""
+    from gantransfer.compare import changed_cells, inputs, recorded_calls
+    from gantransfer.compare.estimate import estimate
+
+    plan.check()
+    recorded = recorded_calls(plan.out)
+    lacking = ""
+    try:
+        planned = inputs(plan)
+    except GanTransferError as error:
+        planned, lacking = plan.cells(), str(error)
+    times = estimate(planned, jobs, trial=not lacking)
+    changed = {cell.name for cell in changed_cells(planned, recorded)}
+    entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
+                "status": "changed" if c.name in changed else "finished" if c.finished else
+                "begun" if c.folder.exists() else "waiting", "seconds": times["cells"][c.name]} for c in planned]
+    if as_json:
+        say_json({"cells": entries, "seconds": times["total"], "jobs": jobs, "basis": times["basis"],
+                  "missing": lacking})
+        return
+    table(("run", "state", "iterations", "time"),
+          [(e["name"], e["status"], shown(e["call"].get("steps")) or "by size",
+            "" if e["seconds"] is None else duration(e["seconds"])) for e in entries])
+    waiting = sum(e["status"] != "finished" for e in entries)
+    say(f"{len(entries)} runs, {waiting} to do")
+    if lacking:
+        note(f"not everything is here yet, so the time is unknown: {lacking}")
+    elif times["total"] is not None:
+        say(f"about {duration(times['total'])} with --jobs {jobs}, judged by "
+            f"{', '.join(sorted(set(times['basis'].values()))) or 'nothing to do'}; measured alone on this machine")
+    say("nothing was written (--dry-run)")
+
+
+def _print_outcome(outcome: Settings) -> None:
+    for task in outcome["tasks"]:
+        if task["name"]:
+            say(f"\n{task['name']}")
+        rows = []
+        tied = {ranked["label"] for ranked in task["ranking"]
+                if ranked["to_best"] and ranked["to_best"]["count"] > 1 and ranked["tied"]}
+        for row in task["rows"]:
+            spread = "" if row["distance_spread"] is None else f" ± {shown(row['distance_spread'])}"
+            best = bool(task["ranking"]) and task["ranking"][0]["label"] == row["label"]
+            remark = "best" if best else "not distinguishable from it" if row["label"] in tied else ""
+            rows.append((row["label"], f"{row['finished']}/{row['seeds']}", shown(row["before"]),
+                         f"{shown(row['distance'])}{spread}", shown(row["best_step"]), shown(row["seconds"]), remark))
+        table(("", "runs", "before", "distance", "best at iteration", "seconds", ""), rows)
+        for pair in task["pairs"]:
+            say(_speed(pair))
+        say(f"mean ± standard deviation over seeds; {task['protocol'] or 'not measured'}")
+    for cell in outcome["cells"]:
+        if cell["status"] != "finished":
+            note(f"{cell['name']} {cell['status']}: {cell['error']}")
+    for name in ("html", "csv", "json"):
+        say(f"{name + ':':6}{outcome['files'][name]}")
+
+
+def _speed(pair: Settings) -> str:
+    reach = pair["reach_ratio"]
+    sooner = "never" if reach["mean"] is None else f"{shown(reach['mean'])} times earlier"
+    never = reach["of"] - reach["count"]
+    missed = f" ({never} of {reach['of']} seeds never)" if reach["count"] and never else ""
+    return (f"{pair['a']} against {pair['b']}: ratio of the bests' iterations {shown(pair['best_ratio']['mean'])}, "
+            f"reaches its best {sooner}{missed}")

@@ -1,0 +1,126 @@
+"""The cells of a comparison as Slurm jobs, through submitit.
+
+The calling process only watches. Interrupting it leaves the jobs running; the same command later watches them again,
+collects what has ended and submits what is missing. A job that Slurm takes away (time limit, preemption) is put back in
+the queue and resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gantransfer.compare.cells import WAITING, Cell, Outcome, Report, message, run_cell
+from gantransfer.errors import OutputError, UsageError
+
+JOBS = "jobs.json"
+POLL = 2.0  # seconds between looks at the queue
+
+
+class Work:
+    """What a job does; submitit pickles it."""
+
+    def __init__(self, cell: Cell, threads: int | None) -> None:
+        self.cell, self.threads = cell, threads
+
+    def __call__(self) -> Outcome:
+        return run_cell(self.cell, self.threads)
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back in the queue when Slurm takes the job away: the run resumes by itself."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class Slurm:
+    """Submits, watches and collects.
+
+    Args:
+        folder: of submitit's files (logs, pickles) and of the record which job runs which cell.
+        parameters: submitit's, for example ``{"timeout_min": 120, "gpus_per_node": 1, "slurm_partition": "gpu"}``;
+            ``cluster``: "slurm" (default), or "local" and "debug" for a trial on one machine.
+
+    Raises:
+        UsageError: submitit is not installed, there is no Slurm here, or a parameter it does not know.
+    """
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise UsageError("Slurm jobs need submitit: pip install 'gantransfer[slurm]'") from None
+        self.folder = folder
+        self.parameters = dict(parameters)
+        self.cluster = str(self.parameters.pop("cluster", "slurm"))
+        self.submitit = submitit
+        try:
+            self.executor = submitit.AutoExecutor(folder=str(folder), cluster=self.cluster)
+            self.executor.update_parameters(name="gantransfer", **self.parameters)
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"Slurm jobs on cluster '{self.cluster}' are not possible with {self.parameters}: "
+                             f"{reason}") from None
+
+    def run(self, missing: Sequence[Cell], jobs: int, threads: int | None,
+            report: Report) -> Iterator[tuple[Cell, Outcome]]:
+        """As the runners of `gantransfer.compare.cells`; KeyboardInterrupt only ends the watching."""
+        running = self._start(missing, jobs, threads, report)
+        try:
+            while running:
+                for name in [name for name, (_, job) in running.items() if job.done()]:
+                    cell, job = running.pop(name)
+                    yield cell, self._collect(job)
+                if running:
+                    time.sleep(POLL)
+        except KeyboardInterrupt:
+            for cell, job in running.values():
+                yield cell, {**WAITING, "error": f"job {job.job_id} goes on; the same command collects it"}
+
+    def _start(self, missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> dict[str, Any]:
+        """(cell, job) by cell name: jobs of an earlier call that still run, and new ones."""
+        recorded = self._recorded()
+        running: dict[str, Any] = {}
+        for cell in missing:
+            if (job := self._earlier(recorded.get(cell.name))) is not None:
+                running[cell.name] = (cell, job)
+                report(message(f"{cell.name}: job {job.job_id} of an earlier call is still there"))
+        new = [cell for cell in missing if cell.name not in running]
+        if self.cluster == "slurm" and jobs > 1:
+            self.executor.update_parameters(slurm_array_parallelism=jobs)
+        works = [Work(cell, threads) for cell in new]
+        submitted = self.executor.submit_array(works) if len(works) > 1 else [self.executor.submit(w) for w in works]
+        for cell, job in zip(new, submitted, strict=True):
+            running[cell.name] = (cell, job)
+            report(message(f"{cell.name}: job {job.job_id}"))
+        self._record({**recorded, **{name: job.job_id for name, (_, job) in running.items()}})
+        return running
+
+    def _earlier(self, job_id: str | None) -> Any:
+        """The job of that number if it has not ended."""
+        kinds = {"slurm": self.submitit.SlurmJob, "local": self.submitit.LocalJob}
+        if job_id is None or self.cluster not in kinds:
+            return None
+        job = kinds[self.cluster](folder=self.folder, job_id=job_id)
+        return None if job.done() or job.state.upper() in ("UNKNOWN", "FAILED", "CANCELLED") else job
+
+    def _collect(self, job: Any) -> Outcome:
+        try:
+            return job.result()
+        except Exception as error:  # the job died, or was cancelled; submitit has several words for it
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            return {"status": "failed", "error": f"job {job.job_id}: {reason} (its output: {job.paths.stderr})",
+                    "exit_code": 1}
+
+    def _recorded(self) -> dict[str, str]:
+        file = self.folder / JOBS
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def _record(self, ids: Mapping[str, str]) -> None:
+        try:
+            (self.folder / JOBS).write_text(json.dumps(ids, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write '{self.folder / JOBS}' ({error.strerror}); free space") from None
