@@ -3,8 +3,9 @@ rows start, which parts of a frozen generator stay in eval mode, and the target'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from gantransfer.errors import ModelError, UsageError, did_you_mean
 from gantransfer.layers import SpectralNorm
+from gantransfer.matching import FeatureMatching
 from gantransfer.norm import class_rows
-from gantransfer.plan import Group, Source, Target
+from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
 from gantransfer.registry import architectures
 
 ROW_INITS = ("mean", "random_source", "random")
@@ -131,3 +133,55 @@ def noise_parameters(generator: nn.Module) -> list[nn.Parameter]:
     """The hierarchical-noise projections inside the class tables (none without hierarchical z)."""
     tables = [t for _, norm in generator.class_norms() for t in (norm.gain, norm.bias)]
     return [p for table in tables if hasattr(table, "noise") for p in table.noise.parameters()]
+
+
+def with_feature_matching(
+    plan: Plan, generator: nn.Module, source: Source, target: Target, *, updates: Sequence[str], nimg: int,
+    weight: float, lr: float, regulariser: Callable[[], dict[str, Tensor]] = dict,
+) -> Plan:
+    """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
+    (Adam at `lr`), and with `weight` times the matching term in every loss of the generator after it.
+
+    The plan's other phases start after the stage. 0 images: the plan as it is.
+
+    Raises:
+        UsageError: a weight without the stage, which is where the images' statistics come from.
+        ModelError: the source's critic is missing, or shows no features by block.
+    """
+    if not nimg:
+        if weight:
+            raise UsageError(f"match_weight {weight:g} needs the images' features, which the matching stage collects; "
+                             "give match_nimg, for example 3200")
+        return plan
+    if not hasattr(source.discriminator, "maps"):
+        raise ModelError("feature matching needs a source with a discriminator that shows its blocks' features; use "
+                         "match_nimg 0")
+    matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels)
+
+    def term(batch: Batch) -> Tensor:
+        labels = matching.labels(batch)
+        return matching(generator(batch.z[: len(labels)], labels), labels)
+
+    def alone(batch: Batch) -> Losses:
+        matching.see(batch.images, batch.labels)
+        return Losses({"match": term(batch), **regulariser()}, {})
+
+    def beside(phase: Phase) -> Phase:
+        start = max(phase.start_nimg, nimg)
+        if not (weight and set(phase.updates) & set(updates)):
+            return replace(phase, start_nimg=start)
+
+        def joint(batch: Batch) -> Losses:
+            found = phase.loss(batch)
+            return Losses({**found.terms, "match": weight * term(batch)}, found.logs)
+
+        return replace(phase, start_nimg=start, loss=joint)
+
+    params = [param for name in updates for param in plan.groups[name].params]
+    return replace(
+        plan, groups={**plan.groups, "match": Group(params, lr, betas=(0.5, 0.99))},
+        phases=[Phase("match", ("match",), alone, stop_nimg=nimg), *map(beside, plan.phases)],
+        extras=nn.ModuleDict({**plan.extras, "matching": matching}),
+        notes=(*plan.notes, f"features of the source's discriminator matched alone for {nimg} images, then with weight "
+                            f"{weight:g}"),
+    )

@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "random-source": {"init": "random_source", "d_embedding": "mean"},
         "source-statistics": {"statistics": "source"},
         "official-buffers": {"buffers": "official"},
+        "matching": {"match_nimg": 4, "match_weight": 1.0},
     },
     "cgantransfer": {
         "linear": {"parametrisation": "linear", "lr_scores": 1e-4},
@@ -36,6 +37,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "official-cifar": {"parametrisation": "official-cifar", "buffers": "official"},
         "source-statistics": {"statistics": "source"},
         "official-buffers": {"buffers": "official"},
+        "matching": {"match_nimg": 4, "match_weight": 1.0},
+        "matching-alone": {"match_nimg": 8, "propagate_in_d": True},
     },
     "transfergan": {
         "scratch-g": {"generator": "scratch"},

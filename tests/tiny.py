@@ -154,14 +154,15 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "measuring_seconds", "images_per_second")
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in path.read_text().splitlines()]
 
 
 def _everything(out: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any], list[Any]]:
     """The whole state at a run's end: tensors, counters, and both logs; times left out."""
     tensors, meta = load_checkpoint(out / "checkpoints")
-    meta["progress"].pop("seconds")
+    for name in ("seconds", "measuring_seconds"):
+        meta["progress"].pop(name)
     if meta["progress"]["best"]:
         meta["progress"]["best"].pop("seconds")
     return tensors, meta, _lines(out / "metrics.jsonl"), _lines(out / "stats.jsonl")

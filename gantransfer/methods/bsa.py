@@ -30,6 +30,7 @@ from gantransfer.extension import (
     seeded,
     source_rows,
     target_critic,
+    with_feature_matching,
 )
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
@@ -51,6 +52,9 @@ class BSA:
         statistics: new classes train with their batches' statistics and sample with the average, or both with the
             source's.
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
+        match_nimg: images shown in a first stage that only matches the source critic's features (see
+            `gantransfer.matching`; not in the papers). 0: none. match_weight: weight of that term in the generator's
+            loss afterwards. lr_match: Adam rate in that stage.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -61,6 +65,9 @@ class BSA:
     lr_d: float = 4e-4
     statistics: str = "batch"
     buffers: str = "fixed"
+    match_nimg: int = 0
+    match_weight: float = 0.0
+    lr_match: float = 2e-2
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"init": INITS, **FROZEN}
@@ -92,8 +99,11 @@ class BSA:
         groups = {"D": Group(list(critic.parameters()), self.lr_d), "classes": Group(tables, self.lr)}
         if noise := noise_parameters(generator):
             groups["noise"] = Group(noise, self.lr if self.lr_noise is None else self.lr_noise)
-        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
+        learned = tuple(n for n in groups if n != "D")
+        phases = loss.phases(generator, critic, g_updates=learned)
         notes = (f"class scales and shifts start at {self.init}; convolutions frozen",
                  f"discriminator pre-trained, its class rows: {self.d_embedding}")
-        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen_layers(generator, self.buffers),
+        plan = Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen_layers(generator, self.buffers),
                     fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes)
+        return with_feature_matching(plan, generator, source, target, updates=learned, nimg=self.match_nimg,
+                                     weight=self.match_weight, lr=self.lr_match)

@@ -54,6 +54,7 @@ from gantransfer.extension import (
     seeded,
     source_rows,
     target_critic,
+    with_feature_matching,
 )
 from gantransfer.losses import AdversarialLoss
 from gantransfer.modulation import (
@@ -96,6 +97,9 @@ class CGANTransfer:
         statistics: new classes train with their batches' statistics and sample with the average, or both with the
             source's.
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
+        match_nimg: images shown in a first stage that only matches the source critic's features (see
+            `gantransfer.matching`; not in the papers). 0: none. match_weight: weight of that term in the generator's
+            loss afterwards. lr_match: Adam rate in that stage.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -120,6 +124,9 @@ class CGANTransfer:
     lr_finetune: float = 1e-4
     statistics: str = "batch"
     buffers: str = "fixed"
+    match_nimg: int = 0
+    match_weight: float = 0.0
+    lr_match: float = 5e-3
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("sum", "mean"),
@@ -130,6 +137,9 @@ class CGANTransfer:
         if self.shared_scores and self.parametrisation in OFFICIAL:
             raise UsageError(f"shared_scores is not part of parametrisation '{self.parametrisation}', whose layers "
                              f"have their own scores; use one of {', '.join(PARAMETRISATIONS)}")
+        if 0 < self.finetune_nimg <= self.match_nimg:
+            raise UsageError(f"the fine-tuning stage begins at {self.finetune_nimg} images (finetune_nimg), before the "
+                             f"matching stage ends at {self.match_nimg} (match_nimg); give a larger finetune_nimg")
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator, its class tables replaced by empty ones for the target: what an adapter fills."""
@@ -169,10 +179,14 @@ class CGANTransfer:
             f"penalties (eq. 7, {self.penalty}, {self.parametrisation} scores): "
             f"lambda_r {lambda_r:.3g}, lambda_s {lambda_s:.3g}",
         )
-        return Plan(
+        plan = Plan(
             groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen,
             fixed_until_nimg=self.finetune_nimg or None,
             fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes,
+        )
+        return with_feature_matching(
+            plan, generator, source, target, updates=stage, nimg=self.match_nimg, weight=self.match_weight,
+            lr=self.lr_match, regulariser=regulariser,
         )
 
     # ---- structure -----------------------------------------------------------------------------------

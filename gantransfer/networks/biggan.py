@@ -477,12 +477,20 @@ class Discriminator(nn.Module):
     def head(self) -> nn.Module:
         return self.linear
 
-    def features(self, images: Tensor) -> Tensor:
-        """float [N, d_widths[-1]]: ReLU, then the sum over all positions."""
+    def _stages(self, images: Tensor) -> Iterator[Tensor]:
         h = images.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             for layer in block:
                 h = layer(h)
+            yield h
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Every block's output after ReLU, float [N, d_widths[i], h, w]."""
+        return [F.relu(h) for h in self._stages(images)]
+
+    def features(self, images: Tensor) -> Tensor:
+        """float [N, d_widths[-1]]: ReLU, then the sum over all positions."""
+        *_, h = self._stages(images)
         return F.relu(h).sum((2, 3))
 
     def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:

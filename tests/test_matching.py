@@ -1,0 +1,125 @@
+"""Feature matching against its closed forms, and the stage it makes in a plan."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import make_source
+from torch import Tensor, nn
+
+from gantransfer.errors import ModelError, UsageError
+from gantransfer.losses import AdversarialLoss
+from gantransfer.matching import FeatureMatching
+from gantransfer.plan import Batch, Target
+from gantransfer.registry import methods
+
+
+class Doubling(nn.Module):
+    """A critic whose two blocks give the images and twice the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [self.weight * images, 2 * self.weight * images]
+
+
+def batch(n: int, seed: int = 0) -> Batch:
+    empty = torch.empty(0)
+    return Batch(empty, empty, empty, torch.zeros(n, 4), empty, torch.Generator().manual_seed(seed))
+
+
+def test_the_term_is_the_squared_difference_of_means_and_of_squares() -> None:
+    matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.5)
+    matching.see(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 0]))
+    mean, square, variance = 2.0, 5.0, 1.0
+    fakes = torch.tensor([0.0, 1.0, 4.0, 6.0])
+    (m1, m2), (s1, s2) = (0.5, 5.0), (0.5, 26.0)
+    one = (m1 - mean) * (m2 - mean) / variance + 0.5 * (s1 - square) * (s2 - square) / square**2
+    found = matching(fakes.view(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64))
+    # The second block's features are doubled, and so are the scales: the same value twice.
+    assert found.item() == pytest.approx(2 * one, rel=1e-6)
+
+
+def test_statistics_add_up_over_batches_and_classes() -> None:
+    images, labels = torch.randn(12, 1, 2, 2), torch.arange(12) % 3
+    whole, parts = (FeatureMatching(Doubling(), 4, 2, 1) for _ in range(2))
+    whole.see(images, labels)
+    for chunk in (slice(0, 5), slice(5, 12)):
+        parts.see(images[chunk], labels[chunk])
+    for name, value in whole.named_buffers():
+        torch.testing.assert_close(parts.get_buffer(name), value)
+    assert whole.count.tolist() == [4, 4, 4, 0]
+    torch.testing.assert_close(whole.sum1[1] / 4, 2 * images[labels == 1].mean(0))
+
+
+def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_samples() -> None:
+    """A biased estimate would be about variance / 2 per half here; the mean over many draws is that of the formula."""
+    torch.manual_seed(0)
+    matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.0)
+    matching.see(torch.randn(200_000, 1, 1, 1), torch.zeros(200_000, dtype=torch.int64))
+    labels = torch.zeros(4, dtype=torch.int64)
+    same = torch.stack([matching(torch.randn(4, 1, 1, 1), labels) for _ in range(4000)])
+    moved = torch.stack([matching(torch.randn(4, 1, 1, 1) + 1, labels) for _ in range(4000)])
+    assert abs(float(same.mean())) < 4 * float(same.std()) / 4000**0.5
+    assert float(moved.mean()) == pytest.approx(2.0, abs=4 * float(moved.std()) / 4000**0.5)
+
+
+def test_labels_come_in_even_runs_of_classes_that_were_seen() -> None:
+    matching = FeatureMatching(Doubling(), 5, 1, 1)
+    matching.see(torch.zeros(3, 1, 1, 1), torch.tensor([0, 2, 4]))
+    for size in (2, 3, 7, 8, 16, 32, 33):
+        kinds, lengths = matching.labels(batch(size)).unique_consecutive(return_counts=True)
+        assert set(kinds.tolist()) <= {0, 2, 4} and len(kinds) == min(3, max(1, size // 8))
+        assert len(set(lengths.tolist())) == 1 and int(lengths[0]) % 2 == 0 and int(lengths.sum()) <= size
+    assert len({tuple(matching.labels(batch(16, seed)).tolist()) for seed in range(20)}) > 1
+
+
+def test_gradient_reaches_the_fakes_and_not_the_critic() -> None:
+    gan = make_source()
+    matching = FeatureMatching(gan.discriminator, 2, 32, 1)
+    matching.train()
+    assert not any(part.training for part in matching.modules())
+    matching.see(torch.rand(6, 1, 32, 32), torch.arange(6) % 2)
+    fakes = torch.rand(8, 1, 32, 32, requires_grad=True)
+    before = {k: v.clone() for k, v in matching.state_dict().items()}
+    matching(fakes, torch.arange(2).repeat_interleave(4)).backward()
+    assert float(fakes.grad.abs().sum()) > 0 and all(p.grad is None for p in matching.critic.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in matching.state_dict().items())
+
+
+def test_the_stage_comes_first_and_the_rest_waits() -> None:
+    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+    method = methods["cgantransfer"](match_nimg=64, match_weight=0.5, finetune_nimg=640)
+    plan = method.plan(method.reshape([gan], target), [gan], target, AdversarialLoss())
+    windows = {(phase.name, phase.start_nimg, phase.stop_nimg) for phase in plan.phases}
+    assert windows == {("match", 0, 64), ("D", 64, None), ("G", 64, 640), ("G", 640, None)}
+    shared = {id(p) for name in ("scores", "prior", "residual") for p in plan.groups[name].params}
+    assert {id(p) for p in plan.groups["match"].params} == shared and "matching" in plan.extras
+
+
+@pytest.mark.parametrize("method", ["bsa", "cgantransfer"])
+def test_what_cannot_be_matched_is_refused(method: str) -> None:
+    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+
+    def plan(source: object, **fields: float) -> None:
+        chosen = methods[method](**fields)
+        chosen.plan(chosen.reshape([gan], target), [source], target, AdversarialLoss())
+
+    with pytest.raises(UsageError, match="give match_nimg"):
+        plan(gan, match_weight=1.0)
+    critic = gan.discriminator.with_classes(2, None)
+    blind = nn.Module()
+    blind.embed, blind.with_classes = critic.embed, lambda classes, rows: critic
+    source = SimpleNamespace(generator=gan.generator, discriminator=blind, classes=gan.classes, config=gan.config)
+    plan(source)
+    with pytest.raises(ModelError, match="shows its blocks' features"):
+        plan(source, match_nimg=32)
+
+
+def test_fine_tuning_cannot_begin_while_features_are_matched() -> None:
+    with pytest.raises(UsageError, match="before the matching stage ends at 64"):
+        methods["cgantransfer"](match_nimg=64, finetune_nimg=64)
