@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "gantransfer.api": ("adapt", "pretrain", "resume"),
     "gantransfer.data": ("ImageData",),
+    "gantransfer.explanation": ("explain",),
     "gantransfer.registry": ("register_architecture", "register_features", "register_method", "register_metric"),
     "gantransfer.results": ("Run", "evaluate", "extend", "inspect", "load", "merge"),
     "gantransfer.sources": ("GAN", "convert"),

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from gantransfer import explanation
 from gantransfer import metrics as measuring
 from gantransfer.adapter import save_adapter
 from gantransfer.data import ImageData
 from gantransfer.errors import writing
 from gantransfer.features import Extractor, load_features
-from gantransfer.modulation import fold, propagations
-from gantransfer.pictures import class_grid, nearest_pictures, source_classes
+from gantransfer.modulation import fold
+from gantransfer.pictures import class_grid, nearest_pictures
 from gantransfer.runs import Parts
 from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
 from gantransfer.trainer import Progress
-from gantransfer.weights import write_json, write_tensors
+from gantransfer.weights import write_json
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
 SELECT_FAKES = 1000
@@ -84,9 +85,10 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
     if trainer.rank == 0:
         report({"event": "message", "text": "measuring the best generator"})
         best = trainer.load_best()
-        if parts.job.kind == "adapt":
-            _analyse(best, parts.gan, parts.target.classes, folder)
+        propagated = parts.job.kind == "adapt" and explanation.record(best, parts.gan, parts.target.classes, folder)
         fold(best)
+        if propagated:
+            explanation.draw(best, parts.gan.generator, explanation.read(folder), folder / "analysis")
         sizes = _save(parts, best, folder)
         class_grid(best, folder / "samples" / "after.png")
         first = folder / "samples" / "step-000000.png"
@@ -113,29 +115,6 @@ def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
     return save_adapter(
         folder / "adapter", best, parts.gan, parts.job.source, parts.method, parts.job.method, parts.target
     )
-
-
-def _analyse(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path) -> None:
-    """Keep what folding discards: scores and prior of knowledge propagation, and pictures of the old classes."""
-    found = dict(propagations(generator))
-    layers = [name for name, _ in generator.class_norms()] if found else []
-    if not layers:
-        return
-    tensors: dict[str, torch.Tensor] = {}
-    scores: dict[str, list[Any]] = {"scale": [], "shift": []}
-    with torch.no_grad():
-        for name in layers:
-            for kind, part in (("scale", "gain"), ("shift", "bias")):
-                effective = found[f"{name}.{part}"].effective_scores()
-                tensors[f"{name}.{kind}.scores"] = effective
-                prior = found[f"{name}.{part}"].prior
-                tensors[f"{name}.{kind}.prior"] = prior.weight if isinstance(prior, nn.Module) else prior
-                scores[kind].append([[round(float(s), 4) for s in row] for row in effective])
-    analysis = folder / "analysis"
-    write_tensors(tensors, analysis / "propagation.safetensors")
-    write_json({"layers": layers, "classes": list(classes), "source_classes": gan.classes, "scores": scores},
-               analysis / "contributions.json")
-    source_classes(gan.generator, analysis / "source_classes.png")
 
 
 def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Evaluator | None,

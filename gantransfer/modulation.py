@@ -52,6 +52,10 @@ class Propagation(nn.Module):
             return scores + (1 - scores.sum(1, keepdim=True)) / scores.shape[1]
         return scores
 
+    def pseudo_classes(self, is_scale: bool) -> tuple[Tensor, Tensor]:
+        """The rows [N, C] that the scores combine, and what to add [C] for the scale or shift of one alone: nothing."""
+        return self.prior, torch.zeros_like(self.prior[0])
+
     def forward(self, residual: Tensor) -> Tensor:
         residual = self.residual_scale * residual
         if self.parametrisation == "centred":
@@ -87,6 +91,14 @@ class OfficialPropagation(nn.Module):
         """float [M, N]: scores including their bias."""
         weight = self.scores.weight
         return self.scores(torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device))
+
+    def pseudo_classes(self, is_scale: bool) -> tuple[Tensor, Tensor]:
+        """The rows [N, C] that the scores combine, and what to add [C] for the scale or shift of one alone: here they
+        are offsets."""
+        weight = self.scores.weight
+        none = self.prior(weight.new_zeros(1, self.prior.in_features))[0]
+        rows = self.prior(torch.eye(self.prior.in_features, dtype=weight.dtype, device=weight.device)) - none
+        return rows, none + float(is_scale)
 
     def forward(self, residual: Tensor) -> Tensor:
         return self.prior(self.effective_scores()) + residual

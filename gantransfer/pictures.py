@@ -26,7 +26,7 @@ def class_grid(generator: nn.Module, path: Path, rows: int | None = None) -> Non
     rows = min(classes, 40) if rows is None else rows
     z = draw_latents(COLUMNS, generator.z_dim, GRID_SEED).repeat(rows, 1)
     labels = torch.arange(rows).repeat_interleave(COLUMNS) if generator.num_classes else None
-    _save(channels_last(generate(generator, z, labels)), COLUMNS, path)
+    save_grid(channels_last(generate(generator, z, labels)), COLUMNS, path)
 
 
 def real_grid(data: ImageData, path: Path) -> None:
@@ -35,7 +35,7 @@ def real_grid(data: ImageData, path: Path) -> None:
     for label in range(min(len(data.classes), 40)):
         mine = (data.labels == label).nonzero().squeeze(1)[:COLUMNS]
         rows.append(data.images(mine[torch.arange(COLUMNS) % len(mine)]))
-    _save(channels_last(torch.cat(rows)), COLUMNS, path)
+    save_grid(channels_last(torch.cat(rows)), COLUMNS, path)
 
 
 def nearest_pictures(samples: Tensor, training: ImageData, held_out: ImageData | None, extractor: Extractor,
@@ -45,18 +45,19 @@ def nearest_pictures(samples: Tensor, training: ImageData, held_out: ImageData |
     indices, record = nearest_images(samples, training, held_out, extractor)
     shown = min(16, len(samples))
     both = torch.cat([samples[:shown], training.images(indices[:shown])])
-    _save(channels_last(both), shown, folder / "nearest.png")
+    save_grid(channels_last(both), shown, folder / "nearest.png")
     write_json(record, folder / "nearest.json")
     return record
 
 
-def source_classes(generator: nn.Module, path: Path) -> None:
-    """One sample per class of the source, ten to a row (for the pictures of contributing classes)."""
+def source_classes(generator: nn.Module, path: Path, seed: int = 0) -> None:
+    """One sample per class, of the same latent, ten to a row (for the pictures of contributing classes)."""
     classes = generator.num_classes
-    z = draw_latents(1, generator.z_dim, GRID_SEED).repeat(classes, 1)
-    _save(channels_last(generate(generator, z, torch.arange(classes))), 10, path)
+    z = draw_latents(1, generator.z_dim, GRID_SEED + seed).repeat(classes, 1)
+    save_grid(channels_last(generate(generator, z, torch.arange(classes))), 10, path)
 
 
-def _save(images: np.ndarray, columns: int, path: Path) -> None:
+def save_grid(images: np.ndarray, columns: int, path: Path) -> None:
+    """uint8 [n, H, W, C] as a PNG with `columns` to a row."""
     with writing(path):
         grid(images, columns).save(path)

@@ -55,6 +55,11 @@ def job_source(job: runs.Job, folder: Path) -> GAN:
     return load(local if local.is_dir() else job.source)
 
 
+def source_of(folder: str | Path) -> GAN:
+    """The GAN that the run in `folder` started from."""
+    return job_source(runs.Job.from_config(runs.read_config(Path(folder))), Path(folder))
+
+
 def load_run(path: str | Path) -> Run:
     """A finished run directory."""
     folder = Path(path)

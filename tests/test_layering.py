@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "training": ({"trainer", "checkpoint", "processes", "adapter"}, {"settings", "images", "augment", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
-    "api": ({"api", "results", "runs", "finish", "defaults", "compare", "doctor"}, {
+    "api": ({"api", "results", "runs", "finish", "explanation", "defaults", "compare", "doctor"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),

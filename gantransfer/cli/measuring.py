@@ -1,4 +1,4 @@
-"""The verbs that measure and report: evaluate, report."""
+"""The verbs that measure and report: evaluate, report, explain."""
 
 from __future__ import annotations
 
@@ -62,3 +62,21 @@ def report(settings: Settings) -> None:
         say_json({"report": str(path)})
     else:
         say(str(path))
+
+
+def explain(settings: Settings) -> None:
+    """``gantransfer explain``: the pictures' paths and, for every class, its strongest contributors."""
+    from gantransfer.explanation import explain as explain_run
+
+    as_json = settings.pop("json", False)
+    found = explain_run(**settings)
+    if as_json:
+        say_json(found)
+        return
+    first = {name: next(iter(layers.values())) for name, layers in found["classes"].items()}
+    table(("class", "first layer: scale", "first layer: shift"), [
+        (name, *("  ".join(f"{source} {score:+.2f}" for source, score in layer[kind]) for kind in ("scale", "shift")))
+        for name, layer in first.items()
+    ])
+    for file in found["files"]:
+        say(file)

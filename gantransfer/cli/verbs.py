@@ -158,6 +158,18 @@ VERBS = (
         arguments=(Argument("run", "directory of the run"),), flags=(JSON,), chapter=USE,
     ),
     Verb(
+        "explain", "pictures of what new classes borrow: pseudo-classes, layer by layer, strongest contributors",
+        "measuring:explain",
+        ("gantransfer explain runs/demo", "gantransfer explain runs/demo --top 5 --seed 1 --out figures --json"),
+        arguments=(Argument("run", "directory of a finished cgantransfer run"),),
+        flags=(
+            Flag("out", "folder of the pictures (default: the run's analysis/, and its report is written again)",
+                 metavar="DIR"),
+            Flag("top", "contributors per class", int, 3, low=1), Flag("seed", "of the latents", int, 0, low=0), JSON,
+        ),
+        chapter=USE,
+    ),
+    Verb(
         "inspect", "what a model, run, adapter or checkpoint file holds", "models:inspect",
         ("gantransfer inspect glyph80-32", "gantransfer inspect runs/demo", "gantransfer inspect G_ema.pth --json"),
         arguments=(Argument("path", "model directory, shipped name, run, adapter, or one checkpoint file"),),

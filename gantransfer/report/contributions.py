@@ -1,4 +1,4 @@
-"""What each new class borrows from the source classes (cGANTransfer, eq. 5 and Fig. 11 of the paper).
+"""What each new class borrows from the source classes (cGANTransfer, eq. 5 and Figs. 8, 9 and 11 of the paper).
 
 For every class-conditional norm layer the scale and the shift of a new class are a weighted sum of the old
 classes' scales and shifts. Recorded are the effective weights ("scores"), which may be negative.
@@ -10,7 +10,7 @@ from typing import Any
 
 from gantransfer.report.formatting import finite, percent, signed
 from gantransfer.report.heatmap import heatmap
-from gantransfer.report.pictures import cut, shown_px
+from gantransfer.report.pictures import cut, shown_px, style
 from gantransfer.report.reading import RunFiles, as_dict, as_list
 
 KINDS = ("scale", "shift")
@@ -18,6 +18,8 @@ TOP = 4  # contributors named per layer and kind
 TOP_FIRST = 3  # of the first layer, beside the class's name (the paper shows three)
 MOST_COLUMNS = 100  # source classes in the heat map: the strongest, when there are more
 MOST_CLASSES = 40
+MOST_ROWS = 12  # classes shown layer by layer
+MOST_PSEUDO = 20  # pseudo-classes shown: those that are used most
 
 
 def borrowed(run: RunFiles) -> dict[str, Any] | None:
@@ -48,6 +50,8 @@ def borrowed(run: RunFiles) -> dict[str, Any] | None:
         item["index"] for row in rows for layer in row["layers"] for kind in layer["kinds"] for item in kind["items"]
     }
     pictures, edge = _pictures(run, len(sources), used)
+    shared = sorted(used, key=lambda i: -_use(scores, kinds, i))[:MOST_PSEUDO]
+    pseudo, _ = _pictures(run, len(sources), set(shared), "analysis/pseudo_classes.png")
     return {
         "kinds": kinds,
         "rows": rows,
@@ -57,6 +61,10 @@ def borrowed(run: RunFiles) -> dict[str, Any] | None:
         "pictures": pictures,
         "edge": edge,
         "shown": shown_px(edge, 32) if edge else 0,
+        "style": style(edge) if edge else "",
+        "pseudo": [{"name": sources[i], "source": pictures[i], "uri": pseudo[i]} for i in shared
+                   if i in pictures and i in pseudo],
+        "by_layer": _by_layer(run, layers, classes),
         "maps": [(kind, _heatmap(scores[kind], kind, layers, sources)) for kind in kinds],
         "most_columns": MOST_COLUMNS if len(sources) > MOST_COLUMNS else None,
     }
@@ -97,16 +105,33 @@ def _top(scores: list[float], sources: list[str]) -> dict[str, Any]:
     }
 
 
-def _pictures(run: RunFiles, count: int, used: set[int]) -> tuple[dict[int, str], int]:
-    """Data URIs of the source classes that are shown, by index, and the edge of one in px (0: none)."""
-    sheet = run.picture("analysis/source_classes.png")
+def _use(scores: dict[str, Any], kinds: list[str], source: int) -> float:
+    """How much all new classes and layers take of a source class."""
+    return sum(abs(row[source]) for kind in kinds for layer in scores[kind] for row in layer)
+
+
+def _by_layer(run: RunFiles, layers: list[str], classes: list[str]) -> list[dict[str, Any]]:
+    """One row per class: its picture with the first layer's scores everywhere, then layer by layer its own."""
+    sheet = run.picture("analysis/layers.png")
+    cells = [] if sheet is None else cut(sheet, len(layers), len(classes))
+    if sheet is not None and not cells:
+        run.notes.append("analysis/layers.png does not have the expected size and is not shown.")
+    return [{"name": name, "uris": [run.uri(cell) for cell in row]}
+            for name, row in zip(classes[:MOST_ROWS], cells, strict=False)]
+
+
+def _pictures(
+    run: RunFiles, count: int, used: set[int], name: str = "analysis/source_classes.png"
+) -> tuple[dict[int, str], int]:
+    """Data URIs of the classes that are shown, by index, and the edge of one in px (0: none)."""
+    sheet = run.picture(name)
     if sheet is None:
         return {}, 0
     columns = min(10, count)
     cells = cut(sheet, 10, -(-count // 10)) or cut(sheet, columns, -(-count // columns))
     flat = [cell for row in cells for cell in row]
     if len(flat) < count:
-        run.notes.append("analysis/source_classes.png does not have the expected size and is not shown.")
+        run.notes.append(f"{name} does not have the expected size and is not shown.")
         return {}, 0
     return {i: run.uri(flat[i]) for i in sorted(used)}, flat[0].width
 

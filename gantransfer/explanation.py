@@ -1,0 +1,194 @@
+"""What knowledge propagation has learned, in pictures (cGANTransfer, Figures 8, 9, 11 and 12).
+
+A finished run keeps scores and tuned prior of every class-conditional norm layer in ``analysis/``; together with the
+adapter they are enough, and the training images are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gantransfer.errors import ModelError, UsageError, writing
+from gantransfer.modulation import fold, propagations
+from gantransfer.pictures import GRID_SEED, save_grid, source_classes
+from gantransfer.report import write_report
+from gantransfer.results import load, source_of
+from gantransfer.sampling import channels_last, draw_latents, generate
+from gantransfer.sources import GAN
+from gantransfer.weights import read_json, read_tensors, write_json, write_tensors
+
+KINDS = (("scale", "gain"), ("shift", "bias"))
+SAMPLES = 4  # images of a class in the pictures of contributors
+TOP = 3  # contributors shown, as in the paper
+PICTURES = ("source_classes.png", "pseudo_classes.png", "layers.png", "contributors.png")
+
+
+def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path) -> bool:
+    """Keep in ``folder/analysis`` what folding discards, before `generator` is folded; False without propagation.
+
+    Per layer and kind: ``scores`` float [M, N], the effective ones; ``prior`` float [N, C], the tuned rows that they
+    combine; ``offset`` float [C], what makes such a row a class's scale or shift (the published code combines offsets).
+    """
+    found = dict(propagations(generator))
+    layers = [name for name, _ in generator.class_norms()] if found else []
+    if not layers:
+        return False
+    tensors: dict[str, Tensor] = {}
+    scores: dict[str, list[Any]] = {"scale": [], "shift": []}
+    with torch.no_grad():
+        for name in layers:
+            for kind, part in KINDS:
+                layer = found[f"{name}.{part}"]
+                effective = layer.effective_scores()
+                rows, offset = layer.pseudo_classes(is_scale=kind == "scale")
+                tensors |= {f"{name}.{kind}.scores": effective, f"{name}.{kind}.prior": rows,
+                            f"{name}.{kind}.offset": offset}
+                scores[kind].append([[round(float(s), 4) for s in row] for row in effective])
+    analysis = folder / "analysis"
+    write_tensors(tensors, analysis / "propagation.safetensors")
+    write_json({"layers": layers, "classes": list(classes), "source_classes": gan.classes, "scores": scores},
+               analysis / "contributions.json")
+    return True
+
+
+def read(folder: Path) -> Learned:
+    """What `record` kept in a run directory."""
+    layers = read_json(folder / "analysis" / "contributions.json")["layers"]
+    return Learned(read_tensors(folder / "analysis" / "propagation.safetensors"), layers)
+
+
+def explain(run: str | Path, out: str | Path | None = None, *, top: int = TOP, seed: int = 0) -> dict[str, Any]:
+    """Write a run's pictures of knowledge propagation (again), and its report where they stay in the run.
+
+    Args:
+        run: directory of a finished cgantransfer run. out: folder of the pictures (None: the run's ``analysis``).
+        top: contributors per class. seed: of the latents.
+
+    Returns:
+        ``classes``: {target class: {layer: {"scale": [[source class, score], ...], "shift": ...}}}, the `top` largest
+        by size; ``first_layer``: {target class: [source class, ...]}, the contributors that the picture shows;
+        ``files``: the pictures.
+
+    Raises:
+        ModelError: no finished run. UsageError: it used no knowledge propagation, or `top` is out of range.
+    """
+    folder = Path(run)
+    adapted = load(folder)
+    analysis = folder / "analysis"
+    if not (analysis / "contributions.json").is_file():
+        raise UsageError(f"run '{folder}' has no knowledge propagation to explain; it takes a run of method "
+                         "cgantransfer")
+    names = read_json(analysis / "contributions.json")
+    if not 1 <= top <= len(names["source_classes"]):
+        raise UsageError(f"top {top} is not possible: choose 1 to {len(names['source_classes'])}, the source's classes")
+    place = analysis if out is None else Path(out)
+    learned = read(folder)
+    draw(adapted.generator, source_of(folder).generator, learned, place, top, seed)
+    if out is None:
+        write_report(folder)
+    sources = names["source_classes"]
+    classes = {
+        target: {layer: {kind: [[sources[i], round(float(learned.scores(layer, kind)[m, i]), 4)]
+                                for i in learned.strongest(layer, kind, m, top)] for kind, _ in KINDS}
+                 for layer in learned.layers}
+        for m, target in enumerate(names["classes"])
+    }
+    first = {target: [sources[i] for i in learned.contributors(m, top)] for m, target in enumerate(names["classes"])}
+    return {"classes": classes, "first_layer": first, "files": [str(place / name) for name in PICTURES]}
+
+
+class Learned:
+    """Scores and tuned prior of a run, by layer and kind ("scale" or "shift")."""
+
+    def __init__(self, tensors: dict[str, Tensor], layers: Sequence[str]) -> None:
+        self.tensors, self.layers = tensors, list(layers)
+        missing = [f"{layer}.{kind}.{part}" for layer in layers for kind, _ in KINDS
+                   for part in ("scores", "prior", "offset") if f"{layer}.{kind}.{part}" not in tensors]
+        if missing:
+            raise ModelError(f"analysis/propagation.safetensors has no '{missing[0]}', as another version of "
+                             "gantransfer wrote it; run the adaptation again")
+
+    def scores(self, layer: str, kind: str) -> Tensor:
+        """float [M, N]."""
+        return self.tensors[f"{layer}.{kind}.scores"]
+
+    def prior(self, layer: str, kind: str) -> Tensor:
+        """float [N, C]."""
+        return self.tensors[f"{layer}.{kind}.prior"]
+
+    def pseudo_class_rows(self, layer: str, kind: str) -> Tensor:
+        """float [N, C]: the tuned rows as scales (leading 1 included) or shifts of classes of their own."""
+        return self.prior(layer, kind) + self.tensors[f"{layer}.{kind}.offset"]
+
+    def strongest(self, layer: str, kind: str, m: int, top: int) -> list[int]:
+        """The source classes of the `top` largest scores of target class `m`, by size."""
+        return self.scores(layer, kind)[m].abs().argsort(descending=True, stable=True)[:top].tolist()
+
+    def contributors(self, m: int, top: int) -> list[int]:
+        """As the paper picks them: the first layer's strongest, here over scale and shift."""
+        first = self.layers[0]
+        return sum(self.scores(first, kind)[m].abs() for kind, _ in KINDS).argsort(
+            descending=True, stable=True)[:top].tolist()
+
+
+@torch.no_grad()
+def draw(generator: nn.Module, source: nn.Module, learned: Learned, folder: Path, top: int = TOP,
+         seed: int = 0) -> None:
+    """Write `PICTURES` to `folder`. `generator` is the adapted one with plain tables, `source` the source's."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    source_classes(source, folder / PICTURES[0], seed)
+    source_classes(pseudo_classes(generator, learned), folder / PICTURES[1], seed)
+    z = draw_latents(1, generator.z_dim, GRID_SEED + seed)
+    labels = torch.arange(generator.num_classes)
+    stages = [generate(stage, z.repeat(len(labels), 1), labels) for stage in layer_by_layer(generator, learned)]
+    save_grid(channels_last(torch.stack(stages, 1).flatten(0, 1)), len(stages), folder / PICTURES[2])
+    z = draw_latents(SAMPLES, generator.z_dim, GRID_SEED + seed)
+    rows = []
+    for m in range(generator.num_classes):
+        rows.append(generate(generator, z, torch.full((SAMPLES,), m)))
+        rows += [generate(source, z, torch.full((SAMPLES,), n)) for n in learned.contributors(m, top)]
+    save_grid(channels_last(torch.cat(rows)), SAMPLES * (1 + top), folder / PICTURES[3])
+
+
+@torch.no_grad()
+def pseudo_classes(generator: nn.Module, learned: Learned) -> nn.Module:
+    """Figure 8: the tuned prior's rows sampled as classes, N of them, without scores and residuals; statistics and
+    noise projections are the target's."""
+    rows = {(layer, kind): learned.pseudo_class_rows(layer, kind) for layer in learned.layers for kind, _ in KINDS}
+    return _with_rows(generator, rows)
+
+
+@torch.no_grad()
+def layer_by_layer(generator: nn.Module, learned: Learned) -> list[nn.Module]:
+    """Figure 9: the first layer's scores used in every layer, then layer by layer each one's own; the last is
+    `generator` itself. Residuals stay: scale_l = prior_l S_1 + (learned scale_l - prior_l S_l)."""
+    first = learned.layers[0]
+    found = []
+    for own in range(1, len(learned.layers) + 1):
+        rows = {}
+        for layer in learned.layers[own:]:
+            norm = generator.get_submodule(layer)
+            for kind, part in KINDS:
+                other = learned.scores(first, kind) - learned.scores(layer, kind)
+                table = getattr(norm, part).weight + float(kind == "scale")
+                rows[layer, kind] = table + other @ learned.prior(layer, kind)
+        found.append(_with_rows(generator, rows) if rows else generator)
+    return found
+
+
+def _with_rows(generator: nn.Module, rows: dict[tuple[str, str], Tensor]) -> nn.Module:
+    """A copy of `generator` whose class tables have other effective rows [K, C] in some layers and kinds; K classes."""
+    count = len(next(iter(rows.values())))
+    changed = generator.with_class_tables(count)
+    for layer, norm in generator.class_norms():
+        for kind, part in KINDS:
+            found = rows.get((layer, kind))
+            table = getattr(norm, part).weight if found is None else found - float(kind == "scale")
+            getattr(changed.get_submodule(layer), part).weight.copy_(table)
+    return fold(changed)
