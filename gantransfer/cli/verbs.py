@@ -79,7 +79,6 @@ VERBS = (
          "--steps 1000 --out runs/compare",
          "gantransfer compare --source glyph80-32 --data cyrillic10 --methods bsa,cgantransfer "
          "--fields 'bsa.lr=1e-3 cgantransfer.lr=2e-4' --out runs/rates",
-         "gantransfer compare plan.yaml --jobs 2",
          "gantransfer compare plan.yaml --slurm 'slurm_partition=gpu gpus_per_node=1 timeout_min=240'",
          "gantransfer compare cgantransfer-cifar100 --dry-run"),
         arguments=(Argument("plan", "YAML file with any of the flags, and rows, sources and targets; or a published "

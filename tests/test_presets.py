@@ -1,0 +1,62 @@
+"""The published experiments: their plans are complete, fit their kind of source, and say what they wait for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Capture, call
+from tiny import make_source
+
+from gantransfer import api
+from gantransfer.cli.comparing import comparison
+from gantransfer.cli.parsing import parse
+from gantransfer.cli.verbs import BY_NAME
+from gantransfer.compare.plan import method_fields
+from gantransfer.shipped import preset_names
+
+NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "unconditional"}  # others: hierarchical
+
+
+def plan_of(name: str) -> Any:
+    return comparison(parse(BY_NAME["compare"], [name]))
+
+
+def test_all_are_known() -> None:
+    assert preset_names() == ["cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100",
+                              "cgantransfer-places", "transfergan-bedrooms"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_row_fits_its_source_and_has_published_figures_for_real_cells(name: str) -> None:
+    plan = plan_of(name)
+    plan.check()
+    gan = make_source(NETWORK.get(name, "hierarchical"))
+    for variant in plan.variants:
+        api.check_fit(gan, variant.method, method_fields(variant))
+    assert plan.title and plan.about and plan.expected
+    for label, figures in plan.expected.items():
+        assert label in [variant.label for variant in plan.variants]
+        assert set(figures) <= {task.name for task in plan.tasks}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_dry_run_without_data_and_checkpoints(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, text, err = call(capsys, "compare", name, "--dry-run", "--json")
+    assert code == 0, err
+    planned = json.loads(text)
+    assert len(planned["cells"]) == len(plan_of(name).cells()) and planned["seconds"] is None
+    assert "models/" in planned["missing"] and not list(tmp_path.iterdir())
+
+
+def test_table_1_is_the_papers() -> None:
+    plan = plan_of("cgantransfer-cifar100")
+    means = {row: sum(of.values()) / 6 for row, of in plan.expected.items()}
+    published = {"scratch": 58.76, "transfergan": 40.60, "bsa": 37.08, "cgantransfer as published": 36.71}
+    assert means == pytest.approx(published, abs=0.006)
