@@ -69,8 +69,8 @@ def adapt(
     folder = _out(out, method)
     gan = as_gan(source)
     check_fit(gan, method, fields)
-    images = target_images(data, data_options, gan, method)
-    job = _job("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
+    images = target_images(data, data_options, gan)
+    job = job_of("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
     return _train(job, gan, images, folder, progress, new=True)
 
 
@@ -101,7 +101,7 @@ def pretrain(
                 "num_classes": len(images.classes) if images.labelled else 0}
     network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
-    job = _job("pretrain", "", images, "scratch", fields, training, measure)
+    job = job_of("pretrain", "", images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
     return _train(job, gan, images, folder, progress, new=True)
 
@@ -134,8 +134,8 @@ def plan(
     check_data_options(data_options, "size", "channels")
     gan = as_gan(source)
     check_fit(gan, method, fields)
-    images = target_images(data, data_options, gan, method)
-    job = _job("adapt", str(source), images, method, fields, training, {})
+    images = target_images(data, data_options, gan)
+    job = job_of("adapt", str(source), images, method, fields, training, {})
     parts = runs.assemble(job, Path(), gan, images, Hooks())
     groups = {n: sum(p.numel() for p in g.params) for n, g in parts.trainer.plan.groups.items()}
     return {**job.to_config(gan), "plan": list(parts.trainer.plan.notes), "trained_parameters": groups,
@@ -177,7 +177,7 @@ def _out(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, method: str) -> ImageData:
+def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN) -> ImageData:
     """The target's images in the source's size and channels."""
     config = gan.config
     if isinstance(data, ImageData):
@@ -207,7 +207,7 @@ def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> d
     return {**measure, "track": track} if track else measure
 
 
-def _job(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
+def job_of(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
          measure: dict[str, Any]) -> runs.Job:
     schedule, loss = training.resolve(len(images), kind)
     if "init_seed" in field_names(methods[method]):

@@ -179,7 +179,7 @@ def _dry_run(plan: Any, jobs: int, as_json: bool) -> None:
     except GanTransferError as error:
         planned, lacking = plan.cells(), str(error)
     times = estimate(planned, jobs, trial=not lacking)
-    changed = {cell.name for cell in changed_cells(planned, recorded)}
+    changed = set() if lacking else {cell.name for cell in changed_cells(planned, recorded)}
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
                 "status": "changed" if c.name in changed else "finished" if c.finished else
                 "begun" if c.folder.exists() else "waiting", "seconds": times["cells"][c.name]} for c in planned]
@@ -196,7 +196,7 @@ def _dry_run(plan: Any, jobs: int, as_json: bool) -> None:
         note(f"not everything is here yet, so the time is unknown: {lacking}")
     elif times["total"] is not None:
         say(f"about {duration(times['total'])} with --jobs {jobs}, judged by "
-            f"{', '.join(sorted(set(times['basis'].values()))) or 'nothing to do'}; measured alone on this machine")
+            f"{' and '.join(sorted(set(times['basis'].values())))} on this machine")
     say("nothing was written (--dry-run)")
 
 

@@ -107,16 +107,17 @@ def inputs(comparison: Comparison) -> list[Cell]:
         gans[task.source] = gans.get(task.source) or load(task.source)
         for variant in comparison.variants:
             api.check_fit(gans[task.source], variant.method, method_fields(variant))
-    shown: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], tuple[int, int]] = {}
     for task in comparison.tasks:
+        images = api.target_images(task.data, task.data_options, gans[task.source])
         for variant in comparison.variants:
-            images = api.target_images(task.data, task.data_options, gans[task.source], variant.method)
             settings = {**comparison.settings, **variant.settings}
             settings = {key: value for key, value in settings.items() if key not in api.NO_TRAINING}
             training, _ = api.split_settings(settings, variant.method, "adapt")
             schedule, loss = training.resolve(len(images), "adapt")
-            shown[task.name, variant.label] = schedule.batch_size * schedule.accumulate * loss.d_steps
-    return [with_rhythm(cell, shown[cell.task, cell.label]) for cell in comparison.cells()]
+            shown = schedule.batch_size * schedule.accumulate * loss.d_steps
+            found[task.name, variant.label] = schedule.steps, shown
+    return [with_rhythm(cell, *found[cell.task, cell.label]) for cell in comparison.cells()]
 
 
 def _slurm_runner(out: Path, parameters: Mapping[str, Any]) -> cells.Runner:

@@ -25,7 +25,7 @@ WAITING: Outcome = {"status": "waiting", "error": "not started yet", "exit_code"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its directory and the arguments of `gantransfer.adapt`."""
+    """One run: its directory and the arguments of `gantransfer.adapt`; `shown`: images of one iteration, once known."""
 
     name: str
     label: str
@@ -34,6 +34,7 @@ class Cell:
     folder: Path
     call: dict[str, Any]
     task: str = ""
+    shown: int = 0
 
     @property
     def finished(self) -> bool:

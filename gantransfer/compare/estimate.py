@@ -7,97 +7,104 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gantransfer import runs
 from gantransfer.compare.cells import Cell
 
 TRIAL = 3  # iterations, of which the first is not counted
+AT_THE_END = 4  # evaluations' worth of final measuring and pictures
+
+
+class Speed(NamedTuple):
+    """Seconds of one iteration and of one evaluation, and where the figures are from."""
+
+    step: float
+    evaluation: float
+    basis: str
 
 
 def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True) -> dict[str, Any]:
     """Seconds that the missing cells will take on this machine.
 
     Args:
-        jobs: runs at a time. trial: whether to time `TRIAL` iterations and one evaluation of each row that has no
-            finished run; without it such rows stay unknown.
+        planned: cells that say how often they are evaluated (see `gantransfer.compare.inputs`), else no trial is
+            possible. jobs: runs at a time.
+        trial: whether to time `TRIAL` iterations and one evaluation of a row that has no finished run with its source;
+            without it such rows stay unknown.
 
     Returns:
         ``cells``: {name: seconds or None}, 0 for finished ones; ``total``: their sum over `jobs`, None while one is
-        unknown; ``basis``: for every row and task what the figure rests on.
+        unknown; ``basis``: for every row what its figure rests on.
     """
-    known: dict[tuple[str, str], float] = {}
-    basis: dict[str, str] = {}
-    seconds: dict[str, float | None] = {}
+    speeds: dict[tuple[str, str], Speed] = {}
     for cell in planned:
-        place = (cell.task, cell.label)
-        if place not in known and (found := _from_finished(planned, place)):
-            known[place] = found
-            basis["/".join(filter(None, place))] = "its finished runs"
-    for cell in planned:
-        place = (cell.task, cell.label)
-        if cell.finished:
-            seconds[cell.name] = 0.0
-        elif place in known:
-            seconds[cell.name] = known[place]
-        elif trial:
-            seconds[cell.name] = known[place] = _from_trial(cell)
-            basis["/".join(filter(None, place))] = f"{TRIAL - 1} iterations and one evaluation"
-        else:
-            seconds[cell.name] = None
-    unknown = any(value is None for value in seconds.values())
-    total = None if unknown else sum(value or 0 for value in seconds.values()) / min(jobs, max(len(planned), 1))
-    return {"cells": seconds, "total": total, "basis": basis}
+        if cell.finished and (cell.call["source"], cell.label) not in speeds:
+            speeds[cell.call["source"], cell.label] = _from_finished(cell)
+    if trial:
+        trials = Trials()
+        for cell in planned:
+            if (cell.call["source"], cell.label) not in speeds:
+                speeds[cell.call["source"], cell.label] = trials.speed(cell)
+    seconds = {cell.name: 0.0 if cell.finished else _seconds(cell, speeds.get((cell.call["source"], cell.label)))
+               for cell in planned}
+    known = [value for value in seconds.values() if value is not None]
+    total = sum(known) / min(jobs, max(len(planned), 1)) if len(known) == len(planned) else None
+    return {"cells": seconds, "total": total, "basis": {label: speed.basis for (_, label), speed in speeds.items()}}
 
 
-def _from_finished(planned: Sequence[Cell], place: tuple[str, str]) -> float | None:
-    """Mean wall-clock seconds of the row's finished runs on this task, evaluations included."""
-    times = []
-    for cell in planned:
-        if (cell.task, cell.label) == place and cell.finished:
-            result = json.loads((cell.folder / "result.json").read_text(encoding="utf-8"))
-            times.append(float(result["seconds"] + result.get("measuring_seconds", 0)))
-    return sum(times) / len(times) if times else None
+def _seconds(cell: Cell, speed: Speed | None) -> float | None:
+    if speed is None:
+        return None
+    steps, every = cell.call["steps"], cell.call.get("eval_nimg")
+    evaluations = steps * cell.shown / every if every else 1
+    measured = (evaluations + AT_THE_END) * cell.call.get("evaluate", True)
+    return speed.step * steps + speed.evaluation * measured
 
 
-def _from_trial(cell: Cell) -> float:
-    """Seconds of the whole run, from a few iterations and one evaluation of it in a temporary directory."""
-    from gantransfer import api
+def _from_finished(cell: Cell) -> Speed:
+    result = json.loads((cell.folder / "result.json").read_text(encoding="utf-8"))
+    evaluations = max(len(runs.read_lines(cell.folder / "metrics.jsonl")), 1)
+    return Speed(result["seconds"] / max(result["steps"], 1), result.get("measuring_seconds", 0) / evaluations,
+                 "finished runs")
 
-    call = {key: value for key, value in cell.call.items() if key != "track"}
-    wanted = api.plan(**call)["train"]
-    evaluates = call.get("evaluate", True)
-    marks: list[float] = []
 
-    def mark(event: dict[str, Any]) -> None:
-        if event["event"] == "trained":
-            marks.append(time.perf_counter())
+class Trials:
+    """Short trials; sources and images are loaded once each."""
 
-    per_evaluation = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = {"log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}
-        began = time.perf_counter()
-        run = api.adapt(**{**call, **quiet, "steps": TRIAL, "evaluate": False}, out=Path(folder) / "trial",
-                        progress=mark)
-        start = marks[0] - began
+    def __init__(self) -> None:
+        self.gans: dict[str, Any] = {}
+        self.images: dict[str, Any] = {}
+
+    def speed(self, cell: Cell) -> Speed:
+        """Of a row, on the cell's source and target. Nothing is kept."""
+        from gantransfer import api
+        from gantransfer.finish import Evaluator
+        from gantransfer.results import load
+        from gantransfer.schedule import Hooks, Progress
+
+        call = {key: value for key, value in cell.call.items() if key not in api.NO_TRAINING}
+        source, data, method, options = (call.pop(name) for name in ("source", "data", "method", "data_options"))
+        if source not in self.gans:
+            self.gans[source] = load(source)
+        gan = self.gans[source]
+        if cell.task not in self.images:
+            self.images[cell.task] = api.target_images(data, options, gan)
+        images = self.images[cell.task]
+        training, fields = api.split_settings(
+            {**call, "steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}, method, "adapt")
+        job = api.job_of("adapt", source, images, method, fields, training, {})
+        marks: list[float] = []
+        hooks = Hooks(report=lambda event: marks.append(time.perf_counter()))
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = runs.assemble(job, Path(folder), gan, images, hooks).trainer
+            trainer.run()
         per_step = (marks[-1] - marks[0]) / (TRIAL - 1)
-        if evaluates:
-            per_evaluation = _evaluation(run, call)
-    every = call.get("eval_nimg") or 0
-    shown = run.result["nimg"] / TRIAL * wanted["steps"]
-    evaluations = shown / every + 4 if every and evaluates else 6 * evaluates  # the end takes about four
-    return start + per_step * wanted["steps"] + per_evaluation * evaluations
-
-
-def _evaluation(run: Any, call: dict[str, Any]) -> float:
-    from gantransfer.data import ImageData
-    from gantransfer.finish import Evaluator
-    from gantransfer.trainer import Progress
-
-    config = runs.read_config(run.path)["data"]
-    measure = {"features": call.get("features", "glyph-cnn"), "n_fake": call.get("n_fake")}
-    evaluator = Evaluator(ImageData(**config), measure)
-    evaluator.select(run.generator, Progress(step=1))
-    began = time.perf_counter()
-    evaluator.select(run.generator, Progress(step=1))
-    return time.perf_counter() - began
+        if not cell.call.get("evaluate", True):
+            return Speed(per_step, 0.0, "a trial")
+        measure = {"features": cell.call.get("features", "glyph-cnn"), "n_fake": cell.call.get("n_fake")}
+        evaluator = Evaluator(images, measure)
+        for _ in range(2):  # the first one also looks at the reference
+            began = time.perf_counter()
+            evaluator.select(trainer.ema.module, Progress(step=1))
+        return Speed(per_step, time.perf_counter() - began, "a trial")

@@ -163,11 +163,11 @@ def tasks_of(
     return tuple(found)
 
 
-def with_rhythm(cell: Cell, batch_shown: int) -> Cell:
-    """`cell`, evaluated every `EVAL_EVERY` iterations of `batch_shown` images unless its settings say otherwise."""
-    if "eval_nimg" in cell.call:
-        return cell
-    return replace(cell, call={**cell.call, "eval_nimg": EVAL_EVERY * batch_shown})
+def with_rhythm(cell: Cell, steps: int, shown: int) -> Cell:
+    """`cell` with its number of iterations, each of `shown` images, and evaluated every `EVAL_EVERY` of them unless its
+    settings say otherwise."""
+    call = {"eval_nimg": EVAL_EVERY * shown, "steps": steps, **cell.call}
+    return replace(cell, call=call, shown=shown)
 
 
 def unique(names: Sequence[str]) -> list[str]:
