@@ -10,23 +10,25 @@ which then trains only the cells that are missing.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
-TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.json")
+TABLES = ("plan.json", "compare.csv", "compare.json")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 
 
 def record(runs: Path, out: Path) -> int:
     """Copy; the number of finished cells."""
-    finished = [cell for cell in sorted(runs.iterdir()) if (cell / "result.json").is_file()]
-    for cell in finished:
-        (out / cell.name).mkdir(parents=True, exist_ok=True)
-        for name in OF_A_CELL:
-            shutil.copy(cell / name, out / cell.name / name)
-        if cell.name.endswith("seed0"):
-            (out / cell.name / "samples").mkdir(exist_ok=True)
-            shutil.copy(cell / "samples" / "after.png", out / cell.name / "samples" / "after.png")
+    planned = json.loads((runs / "plan.json").read_text(encoding="utf-8"))
+    finished = [name for name in planned if (runs / name / "result.json").is_file()]
+    for name in finished:
+        cell, kept = runs / name, out / name
+        (kept / "samples").mkdir(parents=True, exist_ok=True)
+        for file in OF_A_CELL:
+            shutil.copy(cell / file, kept / file)
+        if name.endswith("seed0"):
+            shutil.copy(cell / "samples" / "after.png", kept / "samples" / "after.png")
     for name in TABLES:
         if (runs / name).is_file():
             shutil.copy(runs / name, out / name)

@@ -83,6 +83,9 @@ variants:
     code, text, err = call(capsys, *words, "--dry-run")
     assert code == 0 and "6 runs, 0 to do" in text, err
     assert (out / "compare.csv").read_text().startswith("task,label,method,seed,status")
+    (out / "one-few" / "mean-seed0" / "result.json").unlink()
+    code, text, err = call(capsys, *words, "--no-run", "--json")
+    assert code == 0 and [cell["status"] for cell in json.loads(text)["cells"]].count("waiting") == 1, err
 
 
 def test_a_plan_is_read_strictly(capsys: Capture, place: Path, tmp_path: Path) -> None:

@@ -26,18 +26,20 @@ def compare(settings: Settings) -> int:
     slurm = settings.pop("slurm", None)
     if isinstance(slurm, str):
         slurm = _slurm(slurm)
-    dry_run = settings.pop("dry_run", False)
+    dry_run, run = settings.pop("dry_run", False), settings.pop("run", True)
     plan = comparison(settings)
     if dry_run:
         _dry_run(plan, jobs, as_json)
         return 0
     with progress(quiet or as_json) as show:
-        outcome = comparing.compare(plan, jobs=jobs, threads=threads, slurm=slurm,
+        outcome = comparing.compare(plan, jobs=jobs, threads=threads, slurm=slurm, run=run,
                                     progress=None if quiet or as_json else show)
     if as_json:
         say_json(outcome)
     else:
         _print_outcome(outcome)
+    if not run:
+        return 0
     codes = [cell["exit_code"] for cell in outcome["cells"] if cell["status"] != "finished"]
     if INTERRUPTED in codes:
         note("the same command goes on where this one stopped")

@@ -95,6 +95,7 @@ VERBS = (
             Flag("slurm", "run as Slurm jobs, with submitit's settings: 'NAME=VALUE ...' (extra: slurm)", dict | str,
                  metavar="TEXT"),
             Flag("dry_run", "print the runs and how long they will take, and write nothing", bool, False),
+            Flag("run", "running what is missing; the tables of what is finished are written", bool, True),
             Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, ...}}", dict, metavar="MAPPING",
                  group="in a plan only"),
             Flag("sources", "{NAME: what --source takes}", dict, metavar="MAPPING", group="in a plan only"),

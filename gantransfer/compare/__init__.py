@@ -24,7 +24,8 @@ PLAN, REPLACED = "plan.json", "replaced"
 
 def compare(
     comparison: Comparison, *, jobs: int = 1, threads: int | None = None,
-    slurm: Mapping[str, Any] | None = None, progress: Callable[[dict[str, Any]], None] | None = None,
+    slurm: Mapping[str, Any] | None = None, run: bool = True,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run what is missing and write ``compare.csv``, ``compare.json`` and ``compare.html``.
 
@@ -33,12 +34,14 @@ def compare(
         threads: processor threads of each run (None: 1 with several jobs, else PyTorch's choice).
         slurm: run the cells as Slurm jobs instead, at most `jobs` at a time (1: no limit): submitit's parameters, see
             `gantransfer.compare.slurm`.
+        run: False only writes the tables of what is finished, for example while another process runs the cells.
         progress: called with the events of `gantransfer.adapt` (one job), and a message for every cell.
 
     Returns:
-        The content of ``compare.json``: tasks (name, source, data, protocol, floor; rows with distance and its spread
-        over seeds; ranking with its tests; pairs with their convergence), ranking and pairs_over_tasks over all tasks,
-        cells (status "finished", "failed", "interrupted" or "waiting", exit_code), files.
+        The content of ``compare.json``, and ``files``. There: tasks (name, source, data, protocol, floor; rows with
+        distance and its spread over seeds; ranking with its tests; pairs with their convergence), ranking and
+        pairs_over_tasks over all tasks, cells (name, which is the run's directory in the comparison's, status
+        "finished", "failed", "interrupted" or "waiting", exit_code).
 
     Raises:
         UsageError, ModelError, DataError: in that order, before anything is written; a directory that holds
@@ -48,20 +51,30 @@ def compare(
     report = progress or (lambda event: None)
     comparison.check()
     recorded = recorded_calls(comparison.out)
+    if run:
+        outcomes, planned = _run(comparison, recorded, jobs, threads, slurm, report)
+    else:
+        planned = comparison.cells()
+        outcomes = {cell.name: dict(cells.FINISHED if cell.finished else cells.WAITING) for cell in planned}
+    result = summary.summarise(comparison, planned, outcomes)
+    _write(comparison.out, "compare.csv", summary.as_csv(result))
+    _write(comparison.out, "compare.json", json.dumps(result, ensure_ascii=False))
+    _write(comparison.out, "compare.html", page.render(result, comparison.out))
+    return {**result, "files": {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}}
+
+
+def _run(
+    comparison: Comparison, recorded: Mapping[str, Any], jobs: int, threads: int | None,
+    slurm: Mapping[str, Any] | None, report: cells.Report,
+) -> tuple[dict[str, cells.Outcome], list[Cell]]:
+    """Run what is missing."""
     runner = _slurm_runner(comparison.out, slurm) if slurm is not None else None
     planned = inputs(comparison)
     for cell in changed_cells(planned, recorded):
         report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{_set_aside(cell)}'"))
     calls = {**recorded, **{c.name: c.call for c in planned}}
     _write(comparison.out, PLAN, json.dumps(calls, indent=1, ensure_ascii=False, default=str))
-    outcomes = cells.run_all(planned, jobs, threads, report, runner)
-    result = summary.summarise(comparison, planned, outcomes)
-    files = {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}
-    result["files"] = files
-    _write(comparison.out, "compare.csv", summary.as_csv(result))
-    _write(comparison.out, "compare.json", json.dumps(result, indent=1, ensure_ascii=False))
-    _write(comparison.out, "compare.html", page.render(result, comparison.out))
-    return result
+    return cells.run_all(planned, jobs, threads, report, runner), planned
 
 
 def recorded_calls(out: Path) -> dict[str, Any]:

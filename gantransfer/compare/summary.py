@@ -21,13 +21,14 @@ Row = dict[str, Any]
 def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
     """What ``compare.json`` holds; see `gantransfer.compare.compare`."""
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
-                "path": str(c.folder), **outcomes[c.name], **_read(c.folder)} for c in planned]
+                **outcomes[c.name], **_read(c.folder)} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
     distances = {task["name"]: _distances(entries, task["name"]) for task in tasks}
     return {
         "format_version": 2, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
         "tasks": tasks, "ranking": rank_over_tasks(distances) if len(tasks) > 1 else [],
-        "pairs_over_tasks": _pairs_over_tasks(comparison, tasks) if len(tasks) > 1 else [], "cells": entries,
+        "pairs_over_tasks": _pairs_over_tasks(comparison, tasks) if len(tasks) > 1 else [],
+        "cells": [{key: value for key, value in e.items() if key != "curve"} for e in entries],
     }
 
 
@@ -138,8 +139,8 @@ def as_csv(result: Row) -> str:
                "seconds", "adapter_bytes"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *metrics, "protocol", "path"])
+    writer.writerow([*columns, *metrics, "protocol", "run"])
     for cell in result["cells"]:
         writer.writerow([*(cell.get(c) for c in columns), *(cell.get("metrics", {}).get(m) for m in metrics),
-                         cell.get("protocol"), cell["path"]])
+                         cell.get("protocol"), cell["name"]])
     return text.getvalue()

@@ -1,0 +1,129 @@
+"""What a comparison says: convergence measures, tests of differences, time estimates; on made-up curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gantransfer.compare import convergence, estimate
+from gantransfer.compare.cells import Cell
+from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
+from gantransfer.compare.ranking import paired, rank, rank_over_tasks, student_quantile
+from gantransfer.errors import UsageError
+
+
+def curve(*points: tuple[int, float, float]) -> list[dict[str, float]]:
+    return [{"step": step, "seconds": seconds, "distance": distance} for step, seconds, distance in points]
+
+
+FAST = curve((0, 0, 100), (25, 5, 40), (50, 10, 20), (75, 15, 25), (100, 20, 22), (800, 160, 30))
+SLOW = curve((0, 0, 100), (50, 5, 80), (100, 10, 60), (200, 20, 30), (400, 40, 22), (800, 80, 23))
+
+# ---- convergence -----------------------------------------------------------------------------------------
+
+
+def test_measures_of_two_curves() -> None:
+    found = convergence.measures(FAST, SLOW)
+    assert (found["a_best_step"], found["b_best_step"], found["a_best_distance"]) == (50, 400, 20)
+    assert found["best_ratio"] == 8 and found["best_ratio_seconds"] == 4
+    assert found["reach_step"] == 50 and found["reach_ratio"] == 8 and found["reach_ratio_seconds"] == 4
+    assert found["b_early"] == 80 and found["b_early_seconds"] == 60  # at iteration 50, and after 10 seconds
+    assert found["short"] == []
+    assert convergence.measures(FAST[:5], SLOW)["short"] == ["a"]  # 100 iterations, twice the later best are 800
+
+
+def test_a_row_that_never_gets_there() -> None:
+    found = convergence.measures(SLOW, FAST)
+    assert found["reach_step"] is None and found["reach_ratio"] is None and found["best_ratio"] == 0.125
+
+
+def test_spread_over_seeds_counts_who_never_came() -> None:
+    found = convergence.compare({0: FAST, 1: SLOW, 2: FAST}, {0: SLOW, 1: FAST}, levels=[25.0])
+    assert found["seeds"] == 2
+    assert found["reach_ratio"] == {"mean": 8, "low": 8, "high": 8, "count": 1, "of": 2}
+    assert found["best_ratio"]["mean"] == pytest.approx((8 + 0.125) / 2)
+    assert found["levels"]["25.0"] == {"a": {"mean": 225, "low": 50, "high": 400, "count": 2, "of": 2},
+                                       "b": {"mean": 225, "low": 50, "high": 400, "count": 2, "of": 2}}
+    assert convergence.compare({0: FAST}, {1: SLOW}) is None
+
+
+# ---- differences -----------------------------------------------------------------------------------------
+
+
+def test_students_quantiles() -> None:
+    published = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042}
+    for freedom, value in published.items():
+        assert student_quantile(0.975, freedom) == pytest.approx(value, abs=5e-4)
+    assert student_quantile(0.5, 7) == pytest.approx(0, abs=1e-9)
+    assert student_quantile(0.025, 5) == -student_quantile(0.975, 5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_chance_is_called_a_difference_in_few_cases(n: int) -> None:
+    """Without Student's guard three seeds would agree in sign, and be called different, in a quarter of the cases."""
+    rng = np.random.default_rng(n)
+    called = [paired(rng.normal(size=n).tolist(), resamples=300)["different"] for _ in range(1000)]
+    assert 0.02 < np.mean(called) < 0.075
+    assert np.mean([paired((5 + rng.normal(size=n)).tolist(), resamples=300)["different"] for _ in range(200)]) > 0.2
+
+
+def test_one_seed_says_nothing() -> None:
+    assert paired([3.0]) == {"mean": 3.0, "low": None, "high": None, "different": False, "count": 1}
+
+
+def test_ranking_pairs_seeds() -> None:
+    rows = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}, "c": {0: 5.0}, "d": {}})
+    assert [row["label"] for row in rows] == ["c", "a", "b"] and rows[0]["to_best"] is None
+    assert rows[1]["to_best"]["mean"] == 5 and rows[1]["tied"]  # one common seed
+    without = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}})
+    assert without[1]["to_best"]["different"] and not without[1]["tied"]  # paired, though the seeds differ by 10
+
+
+def test_ranking_over_tasks_is_geometric() -> None:
+    distances = {"x": {"a": {0: 1.0}, "b": {0: 2.0}}, "y": {"a": {0: 100.0, 1: 100.0}, "b": {0: 200.0}},
+                 "z": {"a": {0: 10.0}, "b": {0: 21.0}, "only here": {0: 1.0}}}
+    rows = rank_over_tasks(distances)
+    assert [row["label"] for row in rows] == ["a", "b"]
+    assert rows[0]["mean"] == pytest.approx(10) and rows[1]["to_best"]["mean"] == pytest.approx(math.cbrt(2 * 2 * 2.1))
+    assert rows[1]["to_best"]["different"]
+
+
+# ---- plans and estimates ---------------------------------------------------------------------------------
+
+
+def test_every_source_meets_targets_without_one() -> None:
+    tasks = tasks_of({"s": "model-s", "t": "model-t"}, {"one": {"per_class": 3}, "two": {"source": "t", "data": "e"}},
+                     None, "d", {"fit": "pad"})
+    assert [(task.name, task.source, task.data) for task in tasks] == [
+        ("s-one", "model-s", "d"), ("t-one", "model-t", "d"), ("two", "model-t", "e")]
+    assert tasks[0].data_options == {"fit": "pad", "per_class": 3}
+
+
+def test_cells_that_would_share_a_directory_are_refused(tmp_path: Path) -> None:
+    rows = (Variant("a b", "bsa"), Variant("a/b", "bsa"))
+    with pytest.raises(UsageError, match="directory 'a_b-seed0' appears twice"):
+        Comparison((Task("", "s", "d"),), rows, tmp_path).check()
+    with pytest.raises(UsageError, match="seed of 'a' '1' appears twice"):
+        Comparison((Task("", "s", "d"),), (Variant("a", "bsa", seeds=(1, 1)),), tmp_path).check()
+
+
+def test_estimate_from_finished_runs(tmp_path: Path) -> None:
+    def cell(seed: int, steps: int) -> Cell:
+        call = {"source": "s", "steps": steps, "eval_nimg": 50 * 8}
+        return Cell(f"a-seed{seed}", "a", "bsa", seed, tmp_path / f"a-seed{seed}", call, shown=8)
+
+    cells = [cell(0, 100), cell(1, 300)]
+    cells[0].folder.mkdir()
+    (cells[0].folder / "result.json").write_text(json.dumps({"seconds": 50, "steps": 100, "measuring_seconds": 6}))
+    (cells[0].folder / "metrics.jsonl").write_text('{"step": 0}\n{"step": 50}\n{"step": 100}\n')
+    found = estimate.estimate(cells, 1, trial=False)
+    assert found["cells"]["a-seed0"] == 0
+    assert found["cells"]["a-seed1"] == pytest.approx(300 * 0.5 + (300 / 50 + estimate.AT_THE_END) * 2)
+    assert found["total"] == found["cells"]["a-seed1"] and found["basis"] == {"a": "finished runs"}
+    assert estimate.estimate(cells, 2, trial=False)["total"] == found["total"] / 2
+    other = Cell("b-seed0", "b", "bsa", 0, tmp_path / "b-seed0", cells[0].call, shown=8)
+    assert estimate.estimate([*cells, other], 1, trial=False)["total"] is None
