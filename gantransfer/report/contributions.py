@@ -19,7 +19,7 @@ TOP_FIRST = 3  # of the first layer, beside the class's name (the paper shows th
 MOST_COLUMNS = 100  # source classes in the heat map: the strongest, when there are more
 MOST_CLASSES = 40
 MOST_ROWS = 12  # classes shown layer by layer
-MOST_PSEUDO = 20  # pseudo-classes shown: those that are used most
+MOST_PSEUDO = 14  # pseudo-classes shown: those that are used most
 
 
 def borrowed(run: RunFiles) -> dict[str, Any] | None:
