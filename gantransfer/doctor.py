@@ -18,6 +18,7 @@ EXTRAS = (
     ("tb", "tensorboard", "--track tensorboard"),
     ("wandb", "wandb", "--track wandb"),
     ("features", "transformers", "dinov2 and clip features"),
+    ("slurm", "submitit", "comparisons as Slurm jobs"),
     ("dev", "pytest", "running the tests"),
 )
 

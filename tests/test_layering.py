@@ -45,7 +45,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 # `import gantransfer` and all it offers must work with these alone; everything else is imported where it is used.
 INSTALLED_WITH_THE_LIBRARY = {"torch", "numpy", "PIL", "safetensors"}
 LATE = ("rich", "jinja2", "yaml", "jsonargparse", "accelerate", "huggingface_hub", "transformers", "datasets",
-        "matplotlib", "tensorboard", "wandb", "torchvision", "scipy", "sklearn")
+        "matplotlib", "tensorboard", "wandb", "torchvision", "scipy", "sklearn", "submitit")
 
 
 def _modules() -> dict[str, Path]:
