@@ -160,7 +160,8 @@ def with_feature_matching(
 
     def term(batch: Batch) -> Tensor:
         labels = matching.labels(batch)
-        return matching(generator(batch.z[: len(labels)], labels), labels)
+        z = torch.randn(len(labels), batch.z.shape[1], generator=batch.rng).to(batch.z.device)
+        return matching(generator(z, labels), labels)
 
     def alone(batch: Batch) -> Losses:
         matching.see(batch.images, batch.labels)
@@ -178,9 +179,11 @@ def with_feature_matching(
         return replace(phase, start_nimg=start, loss=joint)
 
     params = [param for name in updates for param in plan.groups[name].params]
+    # As many updates in an iteration as the critic has later, so that every iteration shows as many images.
+    repeat = max(phase.repeat for phase in plan.phases if phase.uses_images)
     return replace(
         plan, groups={**plan.groups, "match": Group(params, lr, betas=(0.5, 0.99))},
-        phases=[Phase("match", ("match",), alone, stop_nimg=nimg), *map(beside, plan.phases)],
+        phases=[Phase("match", ("match",), alone, repeat=repeat, stop_nimg=nimg), *map(beside, plan.phases)],
         extras=nn.ModuleDict({**plan.extras, "matching": matching}),
         notes=(*plan.notes, f"features of the source's discriminator matched alone for {nimg} images, then with weight "
                             f"{weight:g}"),

@@ -11,9 +11,10 @@ iterations are spent on.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from gantransfer.plan import Batch
 
@@ -30,9 +31,12 @@ class FeatureMatching(nn.Module):
         squares: weight of the mean squares beside the means.
     """
 
+    critic: nn.Module
+
     def __init__(self, critic: nn.Module, classes: int, resolution: int, channels: int, squares: float = 0.3) -> None:
         super().__init__()
-        self.critic = copy.deepcopy(critic).eval().requires_grad_(False)
+        # Not registered: it is the source's, and need not be in every checkpoint.
+        self.__dict__["critic"] = copy.deepcopy(critic).eval().requires_grad_(False)
         self.classes, self.squares = classes, squares
         device = next(critic.parameters()).device
         with torch.no_grad():
@@ -41,28 +45,34 @@ class FeatureMatching(nn.Module):
         for i, activation in enumerate(maps):
             for kind in ("sum", "square"):
                 self.register_buffer(f"{kind}{i}", torch.zeros(classes, *activation.shape[1:], device=device))
-        self.blocks = len(maps)
 
-    def train(self, mode: bool = True) -> FeatureMatching:
-        """The critic stays in eval mode: its spectral-norm vectors do not move."""
-        return super().train(False)
+    def _apply(self, fn: Any, recurse: bool = True) -> FeatureMatching:
+        self.critic._apply(fn)
+        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def see(self, images: Tensor, labels: Tensor) -> None:
-        """Add float32 [B, C, H, W] images of int64 [B] classes to the statistics."""
-        self.count.index_add_(0, labels, torch.ones_like(labels, dtype=self.count.dtype))
+        """Add float32 [B, C, H, W] images of int64 [B] classes, of all processes, to the statistics."""
+        self._add("count", labels, torch.ones_like(labels, dtype=self.count.dtype))
         for i, activation in enumerate(self.critic.maps(images)):
             values = activation.float().contiguous()
-            self.get_buffer(f"sum{i}").index_add_(0, labels, values)
-            self.get_buffer(f"square{i}").index_add_(0, labels, values.square())
+            self._add(f"sum{i}", labels, values)
+            self._add(f"square{i}", labels, values.square())
+
+    def _add(self, name: str, labels: Tensor, values: Tensor) -> None:
+        total = self.get_buffer(name)
+        increment = torch.zeros_like(total).index_add_(0, labels, values)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(increment)
+        total += increment
 
     def labels(self, batch: Batch) -> Tensor:
-        """int64 [n], n at most the batch's size: fakes' classes in runs of equal, even length, classes drawn from those
-        seen. Needs a batch of 2 or more."""
+        """int64 [n], about the batch's size: fakes' classes in runs of equal, even length of 2 or more, classes drawn
+        from those seen."""
         seen = torch.nonzero(self.count.cpu()).squeeze(1)
         size = len(batch.z)
         number = min(len(seen), max(1, size // PER_CLASS))
-        length = size // number // 2 * 2
+        length = max(2, size // number // 2 * 2)
         drawn = seen[torch.randperm(len(seen), generator=batch.rng)[:number]]
         return drawn.repeat_interleave(length).to(batch.z.device)
 
@@ -70,23 +80,31 @@ class FeatureMatching(nn.Module):
         """The term, a scalar, for float [n, C, H, W] `fakes` of `labels` as `labels` gives them.
 
         Mean over blocks' features of (m1 - m)(m2 - m) / v, m1 and m2 the means of a class's two halves, m the
-        images' and v their mean variance; plus the same of squares. It is 0 in expectation where all agree, and can
-        be negative.
+        images' and v the variance within classes, pooled over all classes and places of the block; plus the same of
+        squares. It is 0 in expectation where all agree, and can be negative.
         """
         kinds = labels.unique_consecutive()
-        seen = self.count[kinds].view(-1, 1, 1, 1)
         total = fakes.new_zeros((), dtype=torch.float32)
         for i, activation in enumerate(self.critic.maps(fakes)):
-            mean = self.get_buffer(f"sum{i}")[kinds] / seen
-            square = self.get_buffer(f"square{i}")[kinds] / seen
+            sums, squares = self.get_buffer(f"sum{i}"), self.get_buffer(f"square{i}")
+            seen = self.count.view(-1, 1, 1, 1)
+            mean, square = sums[kinds] / seen[kinds], squares[kinds] / seen[kinds]
             halves = activation.float().contiguous().unflatten(0, (len(kinds), 2, -1))
-            total = total + _product(halves.mean(2), mean, (square - mean.square()).mean())
-            total = total + self.squares * _product(halves.square().mean(2), square, square.square().mean())
+            total = total + _product(halves.mean(2), mean, self._variance(sums, squares))
+            size = (squares.sum(0) / seen.sum()).square().mean()
+            total = total + self.squares * _product(halves.square().mean(2), square, size)
         return total
+
+    def _variance(self, sums: Tensor, squares: Tensor) -> Tensor:
+        """Pooled variance within classes; around the mean of all where no class was seen twice."""
+        seen = self.count.view(-1, 1, 1, 1)
+        freedom = float(self.count.sum() - (self.count > 0).sum())
+        if freedom > 0:
+            return (squares - sums.square() / seen.clamp_min(1)).sum(0).mean() / freedom
+        return (squares.sum(0) / seen.sum() - (sums.sum(0) / seen.sum()).square()).mean()
 
 
 def _product(halves: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
     """Unbiased mean squared difference of [K, 2, ...] half means to `wanted` [K, ...], over `scale`."""
     first, second = (halves - wanted.unsqueeze(1)).unbind(1)
     return (first * second).mean() / scale.clamp_min(1e-6)
-

@@ -35,7 +35,7 @@ def batch(n: int, seed: int = 0) -> Batch:
 def test_the_term_is_the_squared_difference_of_means_and_of_squares() -> None:
     matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.5)
     matching.see(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 0]))
-    mean, square, variance = 2.0, 5.0, 1.0
+    mean, square, variance = 2.0, 5.0, 2.0  # two images: one degree of freedom
     fakes = torch.tensor([0.0, 1.0, 4.0, 6.0])
     (m1, m2), (s1, s2) = (0.5, 5.0), (0.5, 26.0)
     one = (m1 - mean) * (m2 - mean) / variance + 0.5 * (s1 - square) * (s2 - square) / square**2
@@ -71,24 +71,40 @@ def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_
 def test_labels_come_in_even_runs_of_classes_that_were_seen() -> None:
     matching = FeatureMatching(Doubling(), 5, 1, 1)
     matching.see(torch.zeros(3, 1, 1, 1), torch.tensor([0, 2, 4]))
-    for size in (2, 3, 7, 8, 16, 32, 33):
+    for size in (1, 2, 3, 7, 8, 16, 32, 33):
         kinds, lengths = matching.labels(batch(size)).unique_consecutive(return_counts=True)
         assert set(kinds.tolist()) <= {0, 2, 4} and len(kinds) == min(3, max(1, size // 8))
-        assert len(set(lengths.tolist())) == 1 and int(lengths[0]) % 2 == 0 and int(lengths.sum()) <= size
+        assert len(set(lengths.tolist())) == 1 and int(lengths[0]) % 2 == 0 and int(lengths.sum()) <= max(size, 2)
     assert len({tuple(matching.labels(batch(16, seed)).tolist()) for seed in range(20)}) > 1
+
+
+def test_one_image_of_each_class_is_no_reason_to_explode() -> None:
+    matching, images = FeatureMatching(Doubling(), 3, 2, 1), torch.randn(3, 1, 2, 2)
+    matching.see(images, torch.arange(3))
+    fakes, labels = torch.randn(12, 1, 2, 2), torch.arange(3).repeat_interleave(4)
+    alone = float(matching(fakes, labels).abs())
+    matching.see(images + 0.5 * torch.randn(3, 1, 2, 2), torch.arange(3))
+    assert alone < 100 and float(matching(fakes, labels).abs()) < 100
+
+
+def test_the_critic_moves_along_and_is_not_saved() -> None:
+    matching = FeatureMatching(Doubling(), 2, 2, 1)
+    assert not any(name.startswith("critic") for name in matching.state_dict())
+    assert matching.double().critic.weight.dtype == torch.float64
 
 
 def test_gradient_reaches_the_fakes_and_not_the_critic() -> None:
     gan = make_source()
     matching = FeatureMatching(gan.discriminator, 2, 32, 1)
     matching.train()
-    assert not any(part.training for part in matching.modules())
+    assert not any(part.training for part in matching.critic.modules())
     matching.see(torch.rand(6, 1, 32, 32), torch.arange(6) % 2)
     fakes = torch.rand(8, 1, 32, 32, requires_grad=True)
-    before = {k: v.clone() for k, v in matching.state_dict().items()}
+    before = {k: v.clone() for k, v in {**matching.state_dict(), **matching.critic.state_dict()}.items()}
     matching(fakes, torch.arange(2).repeat_interleave(4)).backward()
     assert float(fakes.grad.abs().sum()) > 0 and all(p.grad is None for p in matching.critic.parameters())
-    assert all(torch.equal(v, before[k]) for k, v in matching.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in
+               {**matching.state_dict(), **matching.critic.state_dict()}.items())
 
 
 def test_the_stage_comes_first_and_the_rest_waits() -> None:
