@@ -14,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-TABLES = ("plan.json", "compare.csv", "compare.json")
+TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.csv")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 
 

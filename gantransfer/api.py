@@ -34,7 +34,8 @@ from gantransfer.weights import write_json
 
 Progress = Callable[[dict[str, Any]], None]
 _TRAINING = set(field_names(Training))
-NO_TRAINING = ("features", "n_fake", "evaluate", "track", "progress", "out")  # of `adapt`, beside its settings
+MEASURING = ("evaluate", "features", "n_fake", "track")
+NO_TRAINING = (*MEASURING, "progress", "out")  # of `adapt`, beside its settings
 
 
 # ---- starting a run --------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def adapt(
         DivergedError, OutputError, Interrupted: during training; everything up to there is kept.
     """
     training, fields = split_settings(settings, method, "adapt")
-    measure = _measure(evaluate, features, n_fake, track)
+    measure = measure_of(evaluate, features, n_fake, track)
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
     gan = as_gan(source)
@@ -88,7 +89,7 @@ def pretrain(
         name: of the model, for its card. Others: as in `adapt`; the method's fields are scratch's.
     """
     training, fields = split_settings(settings, "scratch", "pretrain")
-    measure = _measure(evaluate, features, n_fake, track)
+    measure = measure_of(evaluate, features, n_fake, track)
     check_data_options(data_options)
     folder = _out(out, "pretrain")
     network = dict(network or {})
@@ -193,7 +194,9 @@ def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | Non
     return images
 
 
-def _measure(evaluate: bool, features: str, n_fake: int | None, track: str) -> dict[str, Any]:
+def measure_of(
+    evaluate: bool = True, features: str = "glyph-cnn", n_fake: int | None = None, track: str = ""
+) -> dict[str, Any]:
     """How a run measures and where it reports, checked."""
     runs.check_trackers(track)
     if evaluate:

@@ -6,7 +6,7 @@ adapter they are enough, and the training images are not needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path)
                 layer = found[f"{name}.{part}"]
                 effective = layer.effective_scores()
                 rows, offset = layer.pseudo_classes(is_scale=kind == "scale")
+                noise = getattr(generator.get_submodule(name).get_submodule(part), "noise", None)
+                if getattr(noise, "bias", None) is not None:  # the published code's; `fold` adds it to every class
+                    offset = offset + noise.bias
                 tensors |= {f"{name}.{kind}.scores": effective, f"{name}.{kind}.prior": rows,
                             f"{name}.{kind}.offset": offset}
                 scores[kind].append([[round(float(s), 4) for s in row] for row in effective])
@@ -62,12 +65,12 @@ def read(folder: Path) -> Learned:
     return Learned(read_tensors(folder / "analysis" / "propagation.safetensors"), layers)
 
 
-def explain(run: str | Path, out: str | Path | None = None, *, top: int = TOP, seed: int = 0) -> dict[str, Any]:
+def explain(run: str | Path, out: str | Path | None = None, *, top: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Write a run's pictures of knowledge propagation (again), and its report where they stay in the run.
 
     Args:
         run: directory of a finished cgantransfer run. out: folder of the pictures (None: the run's ``analysis``).
-        top: contributors per class. seed: of the latents.
+        top: contributors per class (None: 3, or all of a source with fewer). seed: of the latents.
 
     Returns:
         ``classes``: {target class: {layer: {"scale": [[source class, score], ...], "shift": ...}}}, the `top` largest
@@ -84,6 +87,7 @@ def explain(run: str | Path, out: str | Path | None = None, *, top: int = TOP, s
         raise UsageError(f"run '{folder}' has no knowledge propagation to explain; it takes a run of method "
                          "cgantransfer")
     names = read_json(analysis / "contributions.json")
+    top = min(TOP, len(names["source_classes"])) if top is None else top
     if not 1 <= top <= len(names["source_classes"]):
         raise UsageError(f"top {top} is not possible: choose 1 to {len(names['source_classes'])}, the source's classes")
     place = analysis if out is None else Path(out)
@@ -148,8 +152,8 @@ def draw(generator: nn.Module, source: nn.Module, learned: Learned, folder: Path
     labels = torch.arange(generator.num_classes)
     stages = [generate(stage, z.repeat(len(labels), 1), labels) for stage in layer_by_layer(generator, learned)]
     save_grid(channels_last(torch.stack(stages, 1).flatten(0, 1)), len(stages), folder / PICTURES[2])
-    z = draw_latents(SAMPLES, generator.z_dim, GRID_SEED + seed)
-    rows = []
+    z, rows = draw_latents(SAMPLES, generator.z_dim, GRID_SEED + seed), []
+    top = min(top, source.num_classes)
     for m in range(generator.num_classes):
         rows.append(generate(generator, z, torch.full((SAMPLES,), m)))
         rows += [generate(source, z, torch.full((SAMPLES,), n)) for n in learned.contributors(m, top)]
@@ -164,24 +168,22 @@ def pseudo_classes(generator: nn.Module, learned: Learned) -> nn.Module:
     return _with_rows(generator, rows)
 
 
-@torch.no_grad()
-def layer_by_layer(generator: nn.Module, learned: Learned) -> list[nn.Module]:
+def layer_by_layer(generator: nn.Module, learned: Learned) -> Iterator[nn.Module]:
     """Figure 9: the first layer's scores used in every layer, then layer by layer each one's own; the last is
     `generator` itself. Residuals stay: scale_l = prior_l S_1 + (learned scale_l - prior_l S_l)."""
     first = learned.layers[0]
-    found = []
     for own in range(1, len(learned.layers) + 1):
         rows = {}
         for layer in learned.layers[own:]:
             norm = generator.get_submodule(layer)
             for kind, part in KINDS:
                 other = learned.scores(first, kind) - learned.scores(layer, kind)
-                table = getattr(norm, part).weight + float(kind == "scale")
+                table = getattr(norm, part).weight.detach() + float(kind == "scale")
                 rows[layer, kind] = table + other @ learned.prior(layer, kind)
-        found.append(_with_rows(generator, rows) if rows else generator)
-    return found
+        yield _with_rows(generator, rows) if rows else generator
 
 
+@torch.no_grad()
 def _with_rows(generator: nn.Module, rows: dict[tuple[str, str], Tensor]) -> nn.Module:
     """A copy of `generator` whose class tables have other effective rows [K, C] in some layers and kinds; K classes."""
     count = len(next(iter(rows.values())))

@@ -87,9 +87,9 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         best = trainer.load_best()
         propagated = parts.job.kind == "adapt" and explanation.record(best, parts.gan, parts.target.classes, folder)
         fold(best)
+        sizes = _save(parts, best, folder)
         if propagated:
             explanation.draw(best, parts.gan.generator, explanation.read(folder), folder / "analysis")
-        sizes = _save(parts, best, folder)
         class_grid(best, folder / "samples" / "after.png")
         first = folder / "samples" / "step-000000.png"
         if first.is_file():

@@ -108,12 +108,49 @@ def test_a_plan_is_read_strictly(capsys: Capture, place: Path, tmp_path: Path) -
     assert "--slurm has 'gpu'; give NAME=VALUE" in refused(capsys, 2, "compare", plan, "--slurm", "gpu")
     assert "is neither a file nor a published experiment" in refused(capsys, 2, "compare", tmp_path / "no.yaml")
     assert "two plans" in refused(capsys, 2, "compare", plan, "--config", plan)
+    assert "has no flag '--method'" in refused(capsys, 2, "compare", "--method", "bsa")
+    assert "a key 'plan'" in said("source: s\ndata: d\nplan: x")
+    assert "expected names 'bas'" in said("source: s\ndata: d\nexpected: {bas: {a: 1}}")
+    assert "expected names target 'b' of 'bsa'" in said("source: s\ntargets: {a: {data: d}}\nexpected: {bsa: {b: 1}}")
+    assert "both source 's' and sources t" in said("source: s\nsources: {t: m}\ndata: d")
+    assert "cannot be called '..'" in said("source: s\ntargets: {..: {data: d}}")
+    assert "cannot be called 'replaced'" in said("source: s\ntargets: {replaced: {data: d}}")
+    assert "match_weight 1 needs" in refused(capsys, 2, "compare", "--source", "glyph80-32", "--data", tmp_path,
+                                             "--methods", "bsa", "--fields", "bsa.match_weight=1", "--out",
+                                             tmp_path / "y", "--dry-run")
+
+
+def test_tables_alone_do_not_occupy_a_directory_nor_count_other_settings(
+    capsys: Capture, place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c"
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa", "--no-evaluate",
+             "--out", out, *SHORT]
+    assert call(capsys, *words, "--no-run")[0] == 0
+    assert refused(capsys, 4, *words, "--source", tmp_path / "none", "--slurm", "cluster=local")
+    assert call(capsys, *words)[0] == 0
+    code, text, err = call(capsys, *words, "--fields", "bsa.lr=0.7", "--no-run", "--json")
+    cell = json.loads(text)["cells"][0]
+    assert code == 0 and cell["status"] == "waiting" and "other settings" in cell["error"], err
+
+
+def test_a_cell_of_other_images_runs_again(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    import shutil
+
+    images, out = tmp_path / "images", tmp_path / "c"
+    shutil.copytree(place / "images", images)
+    words = ["compare", "--source", place / "source", "--data", images, "--methods", "bsa", "--no-evaluate", "--out",
+             out, *SHORT]
+    assert call(capsys, *words)[0] == 0
+    next(images.rglob("*.png")).unlink()
+    assert "bsa-seed0 was run with other settings" in call(capsys, *words)[1]
 
 
 def test_a_dry_run_says_what_is_not_here_yet(capsys: Capture, tmp_path: Path) -> None:
     code, text, err = call(capsys, "compare", "--source", tmp_path / "none", "--data", tmp_path / "nothing",
                            "--methods", "bsa", "--out", tmp_path / "x", "--dry-run")
-    assert code == 0 and "bsa-seed0" in text and "not everything is here yet" in err and str(tmp_path / "none") in err
+    assert code == 0 and "bsa-seed0" in text and "time is unknown" in text, err
+    assert err.count("not here yet") == 2 and str(tmp_path / "none") in err and str(tmp_path / "nothing") in err
     assert not (tmp_path / "x").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 from gantransfer.compare import convergence, estimate
 from gantransfer.compare.cells import Cell
 from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
-from gantransfer.compare.ranking import paired, rank, rank_over_tasks, student_quantile
+from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks, two_sided
 from gantransfer.errors import UsageError
 
 
@@ -41,55 +41,73 @@ def test_a_row_that_never_gets_there() -> None:
     assert found["reach_step"] is None and found["reach_ratio"] is None and found["best_ratio"] == 0.125
 
 
+def test_a_row_that_was_there_from_the_start_has_no_factor() -> None:
+    found = convergence.compare({0: curve((0, 0, 10), (25, 5, 9))}, {0: curve((0, 0, 20), (25, 5, 30))})
+    assert found["reach_step"]["mean"] == 0 and found["reach_step"]["count"] == 1
+    assert found["reach_ratio"]["count"] == 0 and found["reach_ratio"]["of"] == 1
+
+
 def test_spread_over_seeds_counts_who_never_came() -> None:
     found = convergence.compare({0: FAST, 1: SLOW, 2: FAST}, {0: SLOW, 1: FAST}, levels=[25.0])
     assert found["seeds"] == 2
-    assert found["reach_ratio"] == {"mean": 8, "low": 8, "high": 8, "count": 1, "of": 2}
-    assert found["best_ratio"]["mean"] == pytest.approx((8 + 0.125) / 2)
-    assert found["levels"]["25.0"] == {"a": {"mean": 225, "low": 50, "high": 400, "count": 2, "of": 2},
-                                       "b": {"mean": 225, "low": 50, "high": 400, "count": 2, "of": 2}}
+    assert found["reach_ratio"] == {"mean": pytest.approx(8), "low": 8, "high": 8, "count": 1, "of": 2}
+    assert found["best_ratio"]["mean"] == pytest.approx(1)  # 8 and 1/8: neither is faster
+    there = {"mean": 225, "low": 50, "high": 400, "count": 2, "of": 2}
+    assert found["levels"]["25.0"]["a"] == found["levels"]["25.0"]["b"] == there
+    assert found["levels"]["25.0"]["a_seconds"]["low"] == 10
     assert convergence.compare({0: FAST}, {1: SLOW}) is None
 
 
 # ---- differences -----------------------------------------------------------------------------------------
 
 
-def test_students_quantiles() -> None:
+def test_students_distribution() -> None:
     published = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042}
     for freedom, value in published.items():
-        assert student_quantile(0.975, freedom) == pytest.approx(value, abs=5e-4)
-    assert student_quantile(0.5, 7) == pytest.approx(0, abs=1e-9)
-    assert student_quantile(0.025, 5) == -student_quantile(0.975, 5)
+        assert two_sided(value, freedom) == two_sided(-value, freedom) == pytest.approx(0.05, abs=5e-5)
+    assert two_sided(0, 7) == 1
 
 
-@pytest.mark.parametrize("n", [2, 3, 5])
-def test_chance_is_called_a_difference_in_few_cases(n: int) -> None:
-    """Without Student's guard three seeds would agree in sign, and be called different, in a quarter of the cases."""
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize(("rows", "n"), [(2, 3), (4, 3), (6, 5)])
+def test_chance_is_called_a_difference_in_few_tables(rows: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the guards three seeds would agree in sign in a quarter of the pairs, and every table have its best."""
+    monkeypatch.setattr("gantransfer.compare.ranking.RESAMPLES", 200)
     rng = np.random.default_rng(n)
-    called = [paired(rng.normal(size=n).tolist(), resamples=300)["different"] for _ in range(1000)]
-    assert 0.02 < np.mean(called) < 0.075
-    assert np.mean([paired((5 + rng.normal(size=n)).tolist(), resamples=300)["different"] for _ in range(200)]) > 0.2
+
+    def called(shift: float) -> bool:
+        tables = {str(row): dict(enumerate(rng.normal(size=n) + shift * row)) for row in range(rows)}
+        return any(row["to_best"] and row["to_best"]["different"] for row in rank(tables))
+
+    assert np.mean([called(0) for _ in range(200)]) < 0.09
+    assert np.mean([called(30) for _ in range(20)]) > 0.8
 
 
 def test_one_seed_says_nothing() -> None:
-    assert paired([3.0]) == {"mean": 3.0, "low": None, "high": None, "different": False, "count": 1}
+    assert paired([3.0]) == {"mean": 3.0, "low": None, "high": None, "p": 1.0, "count": 1}
+    rows = rank({"a": {0: 10.0}, "b": {0: 20.0}})
+    assert rows[1]["to_best"]["mean"] == 10 and not rows[1]["to_best"]["different"]
 
 
 def test_ranking_pairs_seeds() -> None:
-    rows = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}, "c": {0: 5.0}, "d": {}})
-    assert [row["label"] for row in rows] == ["c", "a", "b"] and rows[0]["to_best"] is None
-    assert rows[1]["to_best"]["mean"] == 5 and rows[1]["tied"]  # one common seed
+    rows = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}, "c": {5: 5.0}, "d": {}})
+    assert [row["label"] for row in rows] == ["c", "a", "b"] and rows[1]["to_best"] is None  # no common seed
     without = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}})
-    assert without[1]["to_best"]["different"] and not without[1]["tied"]  # paired, though the seeds differ by 10
+    assert without[1]["to_best"]["different"]  # paired, though the seeds differ by 10
+    assert without[1]["to_best"]["p"] == pytest.approx(0.00331, abs=1e-5)  # t = sqrt(3) 1.0 / 0.1, two degrees
 
 
 def test_ranking_over_tasks_is_geometric() -> None:
-    distances = {"x": {"a": {0: 1.0}, "b": {0: 2.0}}, "y": {"a": {0: 100.0, 1: 100.0}, "b": {0: 200.0}},
+    distances = {"x": {"a": {0: 1.0}, "b": {0: 2.0}}, "y": {"a": {0: 100.0, 1: 900.0}, "b": {0: 200.0}},
                  "z": {"a": {0: 10.0}, "b": {0: 21.0}, "only here": {0: 1.0}}}
     rows = rank_over_tasks(distances)
     assert [row["label"] for row in rows] == ["a", "b"]
-    assert rows[0]["mean"] == pytest.approx(10) and rows[1]["to_best"]["mean"] == pytest.approx(math.cbrt(2 * 2 * 2.1))
-    assert rows[1]["to_best"]["different"]
+    assert rows[0]["mean"] == pytest.approx(10)  # of the seeds that both rows have
+    assert rows[1]["to_best"]["mean"] == pytest.approx(math.cbrt(2 * 2 * 2.1)) and rows[1]["to_best"]["different"]
 
 
 # ---- plans and estimates ---------------------------------------------------------------------------------
@@ -125,5 +143,7 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     assert found["cells"]["a-seed1"] == pytest.approx(300 * 0.5 + (300 / 50 + estimate.AT_THE_END) * 2)
     assert found["total"] == found["cells"]["a-seed1"] and found["basis"] == {"a": "finished runs"}
     assert estimate.estimate(cells, 2, trial=False)["total"] == found["total"] / 2
+    staged = estimate.Speed(((0, 1.0), (80, 3.0)), 0.0, "")
+    assert staged.training(160, 8) == 10 * 1 + 10 * 3 and staged.training(40, 8) == 5
     other = Cell("b-seed0", "b", "bsa", 0, tmp_path / "b-seed0", cells[0].call, shown=8)
     assert estimate.estimate([*cells, other], 1, trial=False)["total"] is None

@@ -42,7 +42,7 @@ FORMS = [("tables", {}), ("hierarchical", {}), ("shared", {"parametrisation": "s
 @pytest.mark.parametrize(("network", "fields"), FORMS)
 def test_layers_lead_from_the_first_scores_to_the_generator(tmp_path: Path, network: str, fields: dict) -> None:
     gan, generator, kept = learned(tmp_path, network, **fields)
-    stages = layer_by_layer(generator, kept)
+    stages = list(layer_by_layer(generator, kept))
     assert len(stages) == len(kept.layers) and stages[-1] is generator
     first, last = kept.layers[0], kept.layers[-1]
     for kind, part in (("scale", "gain"), ("shift", "bias")):

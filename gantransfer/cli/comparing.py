@@ -10,7 +10,7 @@ from gantransfer.cli.common import DATA, RHYTHM, TRAINING, data_options
 from gantransfer.cli.flags import convert
 from gantransfer.cli.progress import progress
 from gantransfer.cli.screen import note, say, say_json, shown, table
-from gantransfer.errors import GanTransferError, UsageError, did_you_mean
+from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
 from gantransfer.report.formatting import duration
 
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ def compare(settings: Settings) -> int:
     dry_run, run = settings.pop("dry_run", False), settings.pop("run", True)
     plan = comparison(settings)
     if dry_run:
-        _dry_run(plan, jobs, as_json)
+        _dry_run(plan, jobs, threads, as_json)
         return 0
     with progress(quiet or as_json) as show:
         outcome = comparing.compare(plan, jobs=jobs, threads=threads, slurm=slurm, run=run,
@@ -168,19 +168,19 @@ def _convert(variant: Any) -> None:
         variant.settings[name] = convert(flags[name], value, f"{name} of '{variant.label}'")
 
 
-def _dry_run(plan: Any, jobs: int, as_json: bool) -> None:
+def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
     """Print the cells, what is missing for them, and how long they will take."""
-    from gantransfer.compare import changed_cells, inputs, recorded_calls
+    from gantransfer.compare import changed_cells, inputs, missing_inputs, recorded_calls
     from gantransfer.compare.estimate import estimate
 
     plan.check()
     recorded = recorded_calls(plan.out)
-    lacking = ""
+    lacking: list[str] = []
     try:
         planned = inputs(plan)
-    except GanTransferError as error:
-        planned, lacking = plan.cells(), str(error)
-    times = estimate(planned, jobs, trial=not lacking)
+    except (ModelError, DataError):  # what is wrong with the plan itself is said as ever
+        planned, lacking = plan.cells(), missing_inputs(plan)
+    times = estimate(planned, jobs, trial=not lacking, threads=threads)
     changed = set() if lacking else {cell.name for cell in changed_cells(planned, recorded)}
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
                 "status": "changed" if c.name in changed else "finished" if c.finished else
@@ -195,7 +195,9 @@ def _dry_run(plan: Any, jobs: int, as_json: bool) -> None:
     waiting = sum(e["status"] != "finished" for e in entries)
     say(f"{len(entries)} runs, {waiting} to do")
     if lacking:
-        note(f"not everything is here yet, so the time is unknown: {lacking}")
+        for sentence in lacking:
+            note(f"not here yet: {sentence}")
+        say("the time is unknown until then")
     elif times["total"] is not None:
         say(f"about {duration(times['total'])} with --jobs {jobs}, judged by "
             f"{' and '.join(sorted(set(times['basis'].values())))} on this machine")
@@ -207,15 +209,16 @@ def _print_outcome(outcome: Settings) -> None:
         if task["name"]:
             say(f"\n{task['name']}")
         rows = []
-        tied = {ranked["label"] for ranked in task["ranking"]
-                if ranked["to_best"] and ranked["to_best"]["count"] > 1 and ranked["tied"]}
+        tests = {ranked["label"]: ranked["to_best"] for ranked in task["ranking"]}
         for row in task["rows"]:
             spread = "" if row["distance_spread"] is None else f" ± {shown(row['distance_spread'])}"
+            test = tests.get(row["label"])
             best = bool(task["ranking"]) and task["ranking"][0]["label"] == row["label"]
-            remark = "best" if best else "not distinguishable from it" if row["label"] in tied else ""
+            remark = "best" if best else "" if not test or test["count"] < 2 else \
+                "different" if test["different"] else "not distinguishable"
             rows.append((row["label"], f"{row['finished']}/{row['seeds']}", shown(row["before"]),
                          f"{shown(row['distance'])}{spread}", shown(row["best_step"]), shown(row["seconds"]), remark))
-        table(("", "runs", "before", "distance", "best at iteration", "seconds", ""), rows)
+        table(("", "runs", "before", "distance", "best at iteration", "seconds", "from the best"), rows)
         for pair in task["pairs"]:
             say(_speed(pair))
         say(f"mean ± standard deviation over seeds; {task['protocol'] or 'not measured'}")
@@ -227,9 +230,10 @@ def _print_outcome(outcome: Settings) -> None:
 
 
 def _speed(pair: Settings) -> str:
-    reach = pair["reach_ratio"]
-    sooner = "never" if reach["mean"] is None else f"{shown(reach['mean'])} times earlier"
+    reach, factor = pair["reach_step"], pair["reach_ratio"]["mean"]
+    earlier = "" if factor is None else f" ({shown(factor)} times earlier)"
     never = reach["of"] - reach["count"]
-    missed = f" ({never} of {reach['of']} seeds never)" if reach["count"] and never else ""
-    return (f"{pair['a']} against {pair['b']}: ratio of the bests' iterations {shown(pair['best_ratio']['mean'])}, "
-            f"reaches its best {sooner}{missed}")
+    when = f"at iteration {shown(reach['mean'])}{earlier}" if reach["count"] else "never"
+    missed = f", {never} of {reach['of']} seeds never" if reach["count"] and never else ""
+    return (f"{pair['a']} against {pair['b']}: ratio of the bests' iterations {shown(pair['best_ratio']['mean'])}; as "
+            f"good as its best {when}{missed}")

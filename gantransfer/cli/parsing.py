@@ -90,20 +90,26 @@ def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     command = f"gantransfer {verb.name}"
     flags = all_flags(verb)
     split = Words(words, flags, command)
+    if split.unknown and not verb.fields:
+        _refuse_unknown(split, flags, verb, command)
     config = _config(_config_file(verb, split, command)) if verb.layered else {}
-    own = {flag.name for flag in flags} | {argument.name for argument in verb.arguments}
+    own = {flag.name for flag in flags} | {argument.name for argument in verb.arguments if not argument.config}
     if verb.fields and (split.unknown or set(config) - own):
         known_so_far = {**config, **dict(split.given)}
         flags += [flag for flag in verb.fields(known_so_far) if flag.name not in own]
         split = Words(words, flags, command)
     if split.unknown:
-        raise UsageError(f"{command} has no flag '--{split.unknown[0].replace('_', '-')}'"
-                         f"{_hint(split.unknown[0], flags, verb, split.last('method'))}; see '{command} --help'")
+        _refuse_unknown(split, flags, verb, command)
     settings = {**_from_config(verb, config, flags), **_from_words(split), **_positional(verb, split.rest, command)}
     settings.pop("config", None)
     settings.pop("traceback", None)
     _require(verb, settings, command)
     return settings
+
+
+def _refuse_unknown(split: Words, flags: Sequence[Flag], verb: Verb, command: str) -> None:
+    raise UsageError(f"{command} has no flag '--{split.unknown[0].replace('_', '-')}'"
+                     f"{_hint(split.unknown[0], flags, verb, split.last('method'))}; see '{command} --help'")
 
 
 def _config_file(verb: Verb, split: Words, command: str) -> Path | None:
@@ -142,7 +148,7 @@ def _hint(name: str, flags: Sequence[Flag], verb: Verb, method: str | None) -> s
 
 def _from_config(verb: Verb, config: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
     known = {flag.name: flag for flag in flags if flag.name not in ("config", "traceback")}
-    known |= {a.name: Flag(a.name, a.help, list[str] if a.many else str) for a in verb.arguments}
+    known |= {a.name: Flag(a.name, a.help, list[str] if a.many else str) for a in verb.arguments if not a.config}
     settings = {}
     for name, value in config.items():
         if name not in known:

@@ -165,7 +165,8 @@ VERBS = (
         flags=(
             Flag("out", "folder of the pictures (default: the run's analysis/, and its report is written again)",
                  metavar="DIR"),
-            Flag("top", "contributors per class", int, 3, low=1), Flag("seed", "of the latents", int, 0, low=0), JSON,
+            Flag("top", "contributors per class (default: 3)", int | None, low=1),
+            Flag("seed", "of the latents", int, 0, low=0), JSON,
         ),
         chapter=USE,
     ),

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gantransfer.compare import cells, page, summary
 from gantransfer.compare.cells import Cell
-from gantransfer.compare.plan import Comparison, Task, Variant, method_fields, tasks_of, with_rhythm
-from gantransfer.errors import OutputError, UsageError
+from gantransfer.compare.plan import Comparison, Task, Variant, method_fields, tasks_of, unique, with_rhythm
+from gantransfer.errors import DataError, ModelError, OutputError, UsageError
 
-__all__ = ["Comparison", "Task", "Variant", "changed_cells", "compare", "inputs", "recorded_calls", "tasks_of"]
+__all__ = ["Comparison", "Task", "Variant", "changed_cells", "compare", "inputs", "missing_inputs", "recorded_calls",
+           "tasks_of"]
 
 PLAN, REPLACED = "plan.json", "replaced"
+WRITTEN = {PLAN, REPLACED, "slurm", "compare.csv", "compare.json", "compare.html", "convergence.csv"}
 
 
 def compare(
@@ -27,7 +31,7 @@ def compare(
     slurm: Mapping[str, Any] | None = None, run: bool = True,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing and write ``compare.csv``, ``compare.json`` and ``compare.html``.
+    """Run what is missing and write ``compare.html``, ``compare.json``, ``compare.csv`` and ``convergence.csv``.
 
     Args:
         jobs: runs at a time, each in a process of its own where it is more than 1.
@@ -52,12 +56,13 @@ def compare(
     comparison.check()
     recorded = recorded_calls(comparison.out)
     if run:
-        outcomes, planned = _run(comparison, recorded, jobs, threads, slurm, report)
+        planned, outcomes = _run(comparison, recorded, jobs, threads, slurm, report)
     else:
         planned = comparison.cells()
-        outcomes = {cell.name: dict(cells.FINISHED if cell.finished else cells.WAITING) for cell in planned}
+        outcomes = {cell.name: _as_it_is(cell, recorded) for cell in planned}
     result = summary.summarise(comparison, planned, outcomes)
     _write(comparison.out, "compare.csv", summary.as_csv(result))
+    _write(comparison.out, "convergence.csv", summary.convergence_csv(result))
     _write(comparison.out, "compare.json", json.dumps(result, ensure_ascii=False))
     _write(comparison.out, "compare.html", page.render(result, comparison.out))
     return {**result, "files": {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}}
@@ -66,31 +71,64 @@ def compare(
 def _run(
     comparison: Comparison, recorded: Mapping[str, Any], jobs: int, threads: int | None,
     slurm: Mapping[str, Any] | None, report: cells.Report,
-) -> tuple[dict[str, cells.Outcome], list[Cell]]:
+) -> tuple[list[Cell], dict[str, cells.Outcome]]:
     """Run what is missing."""
-    runner = _slurm_runner(comparison.out, slurm) if slurm is not None else None
     planned = inputs(comparison)
+    runner = None
+    if slurm is not None:
+        from gantransfer.compare.slurm import Slurm
+
+        scheduler = Slurm(comparison.out / "slurm", slurm)
+        scheduler.refuse_changed(planned, recorded)
+        runner = scheduler.run
     for cell in changed_cells(planned, recorded):
         report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{_set_aside(cell)}'"))
-    calls = {**recorded, **{c.name: c.call for c in planned}}
-    _write(comparison.out, PLAN, json.dumps(calls, indent=1, ensure_ascii=False, default=str))
-    return cells.run_all(planned, jobs, threads, report, runner), planned
+    calls = {**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}
+    _write(comparison.out, PLAN, json.dumps(calls, indent=1, ensure_ascii=False))
+    return planned, cells.run_all(planned, jobs, threads, report, runner)
+
+
+def _as_it_is(cell: Cell, recorded: Mapping[str, Any]) -> cells.Outcome:
+    if not cell.finished:
+        return dict(cells.WAITING)
+    if cells.differs(cell, recorded):
+        return {**cells.WAITING, "error": "was run with other settings, and is not counted"}
+    return dict(cells.FINISHED)
 
 
 def recorded_calls(out: Path) -> dict[str, Any]:
     """The calls of the cells that were planned here before."""
     if (out / PLAN).is_file():
         return json.loads((out / PLAN).read_text(encoding="utf-8"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(file.name not in WRITTEN for file in out.iterdir())):
         raise UsageError(f"output '{out}' exists, is not empty and holds no comparison; choose another --out")
     return {}
 
 
 def changed_cells(planned: list[Cell], recorded: Mapping[str, Any]) -> list[Cell]:
-    """Cells whose directory holds a run with other settings than those now planned."""
-    now = {cell.name: json.loads(json.dumps(cell.call, default=str)) for cell in planned}
-    return [cell for cell in planned if cell.folder.exists() and recorded.get(cell.name, now[cell.name])
-            != now[cell.name]]
+    """Cells whose directory holds a run with other settings, source weights or images than those now planned."""
+    return [cell for cell in planned if cell.folder.exists() and cells.differs(cell, recorded)]
+
+
+def missing_inputs(comparison: Comparison) -> list[str]:
+    """One sentence for every source, data set or feature file that is not here (yet)."""
+    from gantransfer import api
+    from gantransfer.data import ImageData
+    from gantransfer.results import load
+
+    found = []
+    together = [{**comparison.settings, **variant.settings} for variant in comparison.variants]
+    measures = [{key: settings[key] for key in api.MEASURING if key in settings} for settings in together]
+    sources = unique([task.source for task in comparison.tasks])
+    wanted: list[Callable[[], Any]] = [partial(load, source) for source in sources]
+    wanted += [partial(ImageData, task.data, **task.data_options) for task in comparison.tasks]
+    wanted += [partial(api.measure_of, **measure) for measure in measures]
+    for get in wanted:
+        try:
+            get()
+        except (ModelError, DataError) as error:
+            found.append(str(error))
+    return unique(found)
 
 
 def _set_aside(cell: Cell) -> Path:
@@ -113,30 +151,33 @@ def _set_aside(cell: Cell) -> Path:
 def inputs(comparison: Comparison) -> list[Cell]:
     """The cells, after source, data and every row of every task were found to fit together (one load of each)."""
     from gantransfer import api
+    from gantransfer.defaults import Training
     from gantransfer.results import load
 
-    gans = {}
-    for task in comparison.tasks:
-        gans[task.source] = gans.get(task.source) or load(task.source)
+    settings: dict[str, Training] = {}
+    for variant in comparison.variants:
+        together = {**comparison.settings, **variant.settings}
+        measure = {key: together[key] for key in api.MEASURING if key in together}
+        api.measure_of(**measure)
+        own = {key: value for key, value in together.items() if key not in api.NO_TRAINING}
+        settings[variant.label], _ = api.split_settings(own, variant.method, "adapt")
+    gans = {task.source: None for task in comparison.tasks}
+    for source in gans:
+        gans[source] = gan = load(source)
         for variant in comparison.variants:
-            api.check_fit(gans[task.source], variant.method, method_fields(variant))
+            api.check_fit(gan, variant.method, method_fields(variant))
     found: dict[tuple[str, str], tuple[int, int]] = {}
+    made_from = {}
     for task in comparison.tasks:
-        images = api.target_images(task.data, task.data_options, gans[task.source])
+        gan = gans[task.source]
+        images = api.target_images(task.data, task.data_options, gan)
+        made_from[task.name] = {"source_sha256": gan.sha256, "images_fingerprint": images.fingerprint}
         for variant in comparison.variants:
-            settings = {**comparison.settings, **variant.settings}
-            settings = {key: value for key, value in settings.items() if key not in api.NO_TRAINING}
-            training, _ = api.split_settings(settings, variant.method, "adapt")
-            schedule, loss = training.resolve(len(images), "adapt")
+            schedule, loss = settings[variant.label].resolve(len(images), "adapt")
             shown = schedule.batch_size * schedule.accumulate * loss.d_steps
             found[task.name, variant.label] = schedule.steps, shown
-    return [with_rhythm(cell, *found[cell.task, cell.label]) for cell in comparison.cells()]
-
-
-def _slurm_runner(out: Path, parameters: Mapping[str, Any]) -> cells.Runner:
-    from gantransfer.compare.slurm import Slurm
-
-    return Slurm(out / "slurm", parameters).run
+    return [replace(with_rhythm(cell, *found[cell.task, cell.label]), made_from=made_from[cell.task])
+            for cell in comparison.cells()]
 
 
 def _write(folder: Path, name: str, text: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ Report = Callable[[dict[str, Any]], None]
 Outcome = dict[str, Any]
 # missing cells, jobs, threads, report -> (cell, outcome), as they end
 Runner = Callable[..., Iterator[tuple["Cell", Outcome]]]
+WORKED_OUT = ("steps", "eval_nimg", "source_sha256", "images_fingerprint")
 FINISHED: Outcome = {"status": "finished", "error": "", "exit_code": 0}
 WAITING: Outcome = {"status": "waiting", "error": "not started yet", "exit_code": Interrupted.exit_code}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its directory and the arguments of `gantransfer.adapt`; `shown`: images of one iteration, once known."""
+    """One run: its directory and the arguments of `gantransfer.adapt`. `shown`: images of one iteration, `made_from`:
+    the source's and the images' hashes, once they are known."""
 
     name: str
     label: str
@@ -35,10 +38,26 @@ class Cell:
     call: dict[str, Any]
     task: str = ""
     shown: int = 0
+    made_from: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         return (self.folder / "result.json").is_file()
+
+
+def as_recorded(cell: Cell) -> dict[str, Any]:
+    """A cell's call as ``plan.json`` keeps it, with what it was made from where that is known."""
+    return json.loads(json.dumps({**cell.call, **cell.made_from}, default=str))
+
+
+def differs(cell: Cell, recorded: Mapping[str, Any]) -> bool:
+    """Whether the record has other settings, source weights or images for this cell. What only one of the two knows
+    because it was worked out (by `inputs`, or not by an earlier version) counts as equal."""
+    before, now = recorded.get(cell.name), as_recorded(cell)
+    if before is None:
+        return False
+    one_sided = {key for key in WORKED_OUT if key not in before or key not in now}
+    return any(before.get(key) != now.get(key) for key in {*before, *now} - one_sided)
 
 
 def run_all(
@@ -49,9 +68,9 @@ def run_all(
     if len(missing) < len(planned):
         report(message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
     outcomes = {cell.name: dict(FINISHED if cell.finished else WAITING) for cell in planned}
-    run = run or (_one_by_one if jobs == 1 else _in_processes)
-    if jobs > 1 and threads is None:
-        threads = 1
+    if run is None:
+        run = _one_by_one if jobs == 1 else _in_processes
+        threads = 1 if jobs > 1 and threads is None else threads
     for cell, outcome in run(missing, jobs, threads, report):
         outcomes[cell.name] = outcome
         report(message(f"{cell.name}: {outcome['status']}" + (f" ({outcome['error']})" if outcome["error"] else "")))

@@ -17,14 +17,20 @@ AT_THE_END = 4  # evaluations' worth of final measuring and pictures
 
 
 class Speed(NamedTuple):
-    """Seconds of one iteration and of one evaluation, and where the figures are from."""
+    """Seconds of one iteration by stage (images shown at its start, seconds) and of one evaluation; where from."""
 
-    step: float
+    stages: tuple[tuple[int, float], ...]
     evaluation: float
     basis: str
 
+    def training(self, images: int, shown: int) -> float:
+        """Seconds to show `images`, `shown` in an iteration."""
+        ends = [start for start, _ in self.stages[1:]] + [images]
+        return sum(max(0, min(end, images) - start) / shown * step
+                   for (start, step), end in zip(self.stages, ends, strict=True))
 
-def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True) -> dict[str, Any]:
+
+def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True, threads: int | None = None) -> dict[str, Any]:
     """Seconds that the missing cells will take on this machine.
 
     Args:
@@ -42,7 +48,7 @@ def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True) -> dict[str
         if cell.finished and (cell.call["source"], cell.label) not in speeds:
             speeds[cell.call["source"], cell.label] = _from_finished(cell)
     if trial:
-        trials = Trials()
+        trials = Trials(1 if jobs > 1 and threads is None else threads)
         for cell in planned:
             if (cell.call["source"], cell.label) not in speeds:
                 speeds[cell.call["source"], cell.label] = trials.speed(cell)
@@ -59,20 +65,21 @@ def _seconds(cell: Cell, speed: Speed | None) -> float | None:
     steps, every = cell.call["steps"], cell.call.get("eval_nimg")
     evaluations = steps * cell.shown / every if every else 1
     measured = (evaluations + AT_THE_END) * cell.call.get("evaluate", True)
-    return speed.step * steps + speed.evaluation * measured
+    return speed.training(steps * cell.shown, cell.shown) + speed.evaluation * measured
 
 
 def _from_finished(cell: Cell) -> Speed:
     result = json.loads((cell.folder / "result.json").read_text(encoding="utf-8"))
     evaluations = max(len(runs.read_lines(cell.folder / "metrics.jsonl")), 1)
-    return Speed(result["seconds"] / max(result["steps"], 1), result.get("measuring_seconds", 0) / evaluations,
+    return Speed(((0, result["seconds"] / max(result["steps"], 1)),), result.get("measuring_seconds", 0) / evaluations,
                  "finished runs")
 
 
 class Trials:
-    """Short trials; sources and images are loaded once each."""
+    """Short trials with so many processor threads; sources and images are loaded once each."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
         self.gans: dict[str, Any] = {}
         self.images: dict[str, Any] = {}
 
@@ -80,6 +87,7 @@ class Trials:
         """Of a row, on the cell's source and target. Nothing is kept."""
         from gantransfer import api
         from gantransfer.finish import Evaluator
+        from gantransfer.processes import processor_threads
         from gantransfer.results import load
         from gantransfer.schedule import Hooks, Progress
 
@@ -91,20 +99,26 @@ class Trials:
         if cell.task not in self.images:
             self.images[cell.task] = api.target_images(data, options, gan)
         images = self.images[cell.task]
-        training, fields = api.split_settings(
-            {**call, "steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}, method, "adapt")
+        quick = {"steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}
+        training, fields = api.split_settings({**call, **quick}, method, "adapt")
         job = api.job_of("adapt", source, images, method, fields, training, {})
         marks: list[float] = []
         hooks = Hooks(report=lambda event: marks.append(time.perf_counter()))
-        with tempfile.TemporaryDirectory() as folder:
+        with processor_threads(call.get("threads", self.threads)), tempfile.TemporaryDirectory() as folder:
             trainer = runs.assemble(job, Path(folder), gan, images, hooks).trainer
-            trainer.run()
-        per_step = (marks[-1] - marks[0]) / (TRIAL - 1)
-        if not cell.call.get("evaluate", True):
-            return Speed(per_step, 0.0, "a trial")
-        measure = {"features": cell.call.get("features", "glyph-cnn"), "n_fake": cell.call.get("n_fake")}
-        evaluator = Evaluator(images, measure)
-        for _ in range(2):  # the first one also looks at the reference
-            began = time.perf_counter()
-            evaluator.select(trainer.ema.module, Progress(step=1))
-        return Speed(per_step, time.perf_counter() - began, "a trial")
+            begins = {nimg for phase in trainer.plan.phases for nimg in (phase.start_nimg, phase.stop_nimg or 0)}
+            stages = []
+            for start in sorted(nimg for nimg in begins if nimg < cell.call["steps"] * cell.shown):
+                marks.clear()
+                trainer.progress = Progress(nimg=start)
+                trainer.run()
+                stages.append((start, (marks[-1] - marks[0]) / (TRIAL - 1)))
+            if not cell.call.get("evaluate", True):
+                return Speed(tuple(stages), 0.0, "a trial")
+            measure = {"features": cell.call.get("features", "glyph-cnn"), "n_fake": cell.call.get("n_fake")}
+            evaluator = Evaluator(images, measure)
+            evaluator.device = trainer.device
+            for _ in range(2):  # the first one also looks at the reference
+                began = time.perf_counter()
+                evaluator.select(trainer.ema.module, Progress(step=1))
+            return Speed(tuple(stages), time.perf_counter() - began, "a trial")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 
 from gantransfer import report
 from gantransfer.report.charts import Series, line_chart
-from gantransfer.report.formatting import duration, number, plain
+from gantransfer.report.formatting import duration, number
 
 Row = dict[str, Any]
 # Colours that differ in hue and lightness, for light and dark pages; a second round of rows is dashed.
 LIGHT = ("#1d5fa8", "#b4530f", "#2f7d4f", "#8a3d9c", "#a32b3a", "#6b6f00", "#0f7f8c", "#55606c")
 DARK = ("#7db3f5", "#f0a468", "#7fcf9c", "#d59ae3", "#f28b95", "#cfd35a", "#67c9d6", "#aab4be")
-DISTANCES = ("Fréchet distances on the reported split, mean ± standard deviation over seeds. Bold: the smallest; grey: "
-             "not distinguishable from it (paired over seeds: bootstrap and Student's interval, both at 95 %).")
-SPEED = ("On the selection split, mean over seeds (smallest to largest). Ratio of bests: the second row's best "
-         "iteration over the first's. Reaches: the first row's first iteration at or below the second's best, and how "
-         "many times earlier that is. Early: the second row's distance at the first's best iteration. In seconds: the "
-         "same ratios of training time.")
+DISTANCES = ("Fréchet distances on the reported split, mean ± standard deviation over seeds. Bold: the smallest. Grey: "
+             "not shown to differ from it, for want of seeds or of a difference (bootstrap over paired seeds, and "
+             "Student's p-value with Holm's correction over all pairs of rows, 95 %).")
+SPEED = ("On the selection split, mean over seeds (smallest to largest), of factors the geometric mean. Seconds are "
+         "training time alone.")
 
 
 def render(result: Row, out: Path) -> str:
@@ -88,14 +86,15 @@ def _rows(head: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> st
 
 
 def _distance(row: Row, ranking: Sequence[Row]) -> str:
-    """A table cell: distance ± spread, bold for the best, grey for what cannot be told from it."""
+    """A table cell: distance ± spread, bold for the best, grey for what is not shown to differ from it."""
     if row["distance"] is None:
         return "<td>–</td>"
     spread = f" ± {number(row['distance_spread'])}" if row["distance_spread"] is not None else ""
     text = f"{number(row['distance'])}{spread}"
-    place = next((i for i, ranked in enumerate(ranking) if ranked["label"] == row["label"]), None)
-    tied = place is not None and ranking[place]["tied"] and (ranking[place]["to_best"] or {}).get("count", 0) > 1
-    return f"<td><b>{text}</b></td>" if place == 0 else f"<td class='tied'>{text}</td>" if tied else f"<td>{text}</td>"
+    if ranking and ranking[0]["label"] == row["label"]:
+        return f"<td><b>{text}</b></td>"
+    test = next((ranked["to_best"] for ranked in ranking if ranked["label"] == row["label"]), None)
+    return f"<td>{text}</td>" if test and test["different"] else f"<td class='tied'>{text}</td>"
 
 
 def _overview(result: Row, marks: dict[str, str]) -> str:
@@ -114,27 +113,39 @@ def _overview(result: Row, marks: dict[str, str]) -> str:
     parts = [f"<section><h2>All tasks</h2><p>{DISTANCES}</p>"
              + _rows(["", *(escape(task["name"] or _place(task)) for task in tasks)], lines)]
     if result["ranking"]:
-        parts.append("<h3>Ranking over tasks</h3><p>Geometric mean distance of the rows that all tasks have; factor to "
-                     "the best with its interval over tasks.</p>")
-        parts.append(_rows(("", "distance", "factor to the best", "different"), [_ranked(r, marks, 1) for r in
-                                                                               result["ranking"]]))
+        parts.append("<h3>Ranking over tasks</h3><p>Geometric mean distance of the rows that all tasks have, over the "
+                     "seeds they share; factor to the best, with its interval over tasks. Tasks that share classes are "
+                     "not independent, so read the tests with care.</p>")
+        parts.append(_rows(("", "distance", "factor to the best", "different"),
+                           [_ranked(row, marks) for row in result["ranking"]]))
     if result["pairs_over_tasks"]:
-        parts.append("<h3>Convergence over tasks</h3><p>Geometric means over tasks of the ratios below.</p>")
+        parts.append("<h3>Convergence over tasks</h3><p>Geometric means of the factors below over tasks (smallest to "
+                     "largest), and in how many runs the first row came to the second's best at all.</p>")
         parts.append(_rows(
             ("", "tasks", "ratio of bests", "in seconds", "reached in", "times earlier", "in seconds"),
             [(f"{escape(p['a'])} against {escape(p['b'])}",
-              [str(p["tasks"]), number(p["best_ratio"]), number(p["best_ratio_seconds"]), f"{p['reached']}/{p['runs']}",
-               number(p["reach_ratio"]), number(p["reach_ratio_seconds"])]) for p in result["pairs_over_tasks"]]))
+              [str(p["tasks"]), _spread(p["best_ratio"]), _spread(p["best_ratio_seconds"]),
+               f"{p['reached']}/{p['runs']}", _spread(p["reach_ratio"]), _spread(p["reach_ratio_seconds"])])
+             for p in result["pairs_over_tasks"]]))
     return "".join(parts) + "</section>"
 
 
-def _ranked(row: Row, marks: dict[str, str], neutral: float) -> tuple[str, list[str]]:
+def _spread(entry: Row) -> str:
+    """'3.1 (2.5 to 3.9)', and in how many of the cases there is a value, where not in all."""
+    if entry["mean"] is None:
+        return "–"
+    ends = "" if entry["low"] == entry["high"] else f" ({number(entry['low'])} to {number(entry['high'])})"
+    some = f", {entry['count']} of {entry['of']}" if entry["count"] < entry["of"] else ""
+    return f"{number(entry['mean'])}{ends}{some}"
+
+
+def _ranked(row: Row, marks: dict[str, str]) -> tuple[str, list[str]]:
     test = row["to_best"]
     if test is None:
         return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), "", ""]
     interval = "" if test["low"] is None else f" ({number(test['low'])} to {number(test['high'])})"
-    said = "one seed" if test["count"] < 2 else "yes" if test["different"] else "not distinguishable"
-    del neutral
+    said = "one seed in common" if test["count"] < 2 else \
+        f"{'yes' if test['different'] else 'not distinguishable'}, p {number(test['p'])}"
     return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), f"{number(test['mean'])}{interval}", said]
 
 
@@ -143,17 +154,17 @@ def _task(task: Row, result: Row, out: Path, marks: dict[str, str], alone: bool)
     series = [Series(row["label"], [(p["step"], p["distance"]) for p in row["curve"]],
                      f"s{order.index(row['label']) % len(LIGHT)}", dashed=order.index(row["label"]) >= len(LIGHT))
               for row in task["rows"]]
-    rules = [] if task["floor"] is None else [("floor", task["floor"])]
+    rules = [] if task["selection_floor"] is None else [("floor", task["selection_floor"])]
     chart = line_chart(series, title="Distance over iterations", height=460, rules=rules)
     head = "Result" if alone else f"{escape(task['name'])}: {escape(_place(task))}"
     options = ", ".join(f"{k} {v}" for k, v in task["data_options"].items())
-    facts = "; ".join(filter(None, (plain(options), escape(task["protocol"]) if not alone else "",
+    facts = "; ".join(filter(None, (escape(options), escape(task["protocol"]) if not alone else "",
                                     f"reference: {escape(str(task['reference']))}" if task["reference"] else "")))
     notes = "".join(f"<li>{escape(warning)}</li>" for warning in task["warnings"])
     parts = [f"<section><h2>{head}</h2><p>{facts}</p>", f"<ul>{notes}</ul>" if notes else "",
              f"<p>{DISTANCES}</p>" if alone else "", _table(task, marks)]
-    tests = [_ranked(row, marks, 0) for row in task["ranking"] if row["to_best"]]
-    if any(len(row["to_best"] or ()) and row["to_best"]["count"] > 1 for row in task["ranking"]):
+    tests = [_ranked(row, marks) for row in task["ranking"] if row["to_best"]]
+    if any(row["to_best"]["count"] > 1 for row in task["ranking"] if row["to_best"]):
         parts.append("<h3>Differences to the best</h3>"
                      + _rows(("", "distance", "difference (95 %)", "different"), tests))
     if chart:
@@ -180,22 +191,33 @@ def _with_range(value: Any, ends: Any) -> str:
 
 
 def _pairs(pairs: Sequence[Row]) -> str:
-    def spread(entry: Row, never: bool = False) -> str:
-        if entry["mean"] is None:
-            return "never" if never else "–"
-        ends = "" if entry["low"] == entry["high"] else f" ({number(entry['low'])} to {number(entry['high'])})"
-        missed = f", {entry['of'] - entry['count']} never" if never and entry["count"] < entry["of"] else ""
-        return f"{number(entry['mean'])}{ends}{missed}"
-
-    lines = []
+    """One table per pair: what, in iterations, in seconds."""
+    tables = []
     for pair in pairs:
-        short = " <small>a run may have ended before its best</small>" if pair["short"] else ""
-        lines.append((f"{escape(pair['a'])} against {escape(pair['b'])}{short}", [
-            str(pair["seeds"]), spread(pair["a_best_step"]), spread(pair["b_best_step"]), spread(pair["best_ratio"]),
-            spread(pair["best_ratio_seconds"]), spread(pair["reach_step"], True), spread(pair["reach_ratio"], True),
-            spread(pair["reach_ratio_seconds"], True), spread(pair["b_early"])]))
-    return _rows(("", "seeds", "best at", "other's best at", "ratio of bests", "in seconds", "reaches at",
-                  "times earlier", "in seconds", "other early"), lines)
+        a, b, reach = escape(pair["a"]), escape(pair["b"]), pair["reach_step"]
+        never = f", never in {reach['of'] - reach['count']} of {reach['of']}" if reach["count"] < reach["of"] else ""
+
+        def both(name: str, pair: Row = pair) -> list[str]:
+            return [_spread(pair[name]), _spread(pair[f"{name}_seconds"])]
+
+        lines = [
+            (f"{a}: best", [_spread(pair["a_best_step"]), _spread(pair["a_best_seconds"])]),
+            (f"{b}: best", [_spread(pair["b_best_step"]), _spread(pair["b_best_seconds"])]),
+            ("their ratio (the paper's measure)", both("best_ratio")),
+            (f"{a} first as good as {b}'s best{never}",
+             [_spread(reach), _spread(pair["reach_seconds"])] if reach["count"] else ["never", "never"]),
+            (f"which is earlier than {b} by a factor of", both("reach_ratio")),
+            (f"distance of {b} at {a}'s best (early)", both("b_early")),
+        ]
+        for level, points in pair["levels"].items():
+            lines += [(f"{name} first at {number(float(level))}",
+                       [_spread(points[key]), _spread(points[f"{key}_seconds"])]) for name, key in ((a, "a"), (b, "b"))]
+        names = {"a": pair["a"], "b": pair["b"]}
+        short = ", ".join(escape(names[key]) for key in pair["short"])
+        note = f"<p>Runs of {short} ended before twice the later best, so a later one is possible.</p>" if short else ""
+        seeds = f"{pair['seeds']} seeds" if pair["seeds"] > 1 else "one seed"
+        tables.append(f"<h4>{a} against {b}, {seeds}</h4>{_rows(('', 'iterations', 'seconds'), lines)}{note}")
+    return "".join(tables)
 
 
 def _failed(cells: Sequence[Row]) -> str:
@@ -205,19 +227,18 @@ def _failed(cells: Sequence[Row]) -> str:
 
 
 def _grids(task: Row, cells: Sequence[Row], out: Path) -> str:
+    """Every finished run's samples: the first seed of each row open, the others folded away."""
     done = [c for c in cells if c["task"] == task["name"] and c["status"] == "finished"]
-    sheets = []
+    first, others = [], []
     for row in task["rows"]:
-        mine = [c for c in done if c["label"] == row["label"]]
-        for cell in mine[:1]:
+        for i, cell in enumerate(c for c in done if c["label"] == row["label"]):
             name = f"{row['label']}, seed {cell['seed']}, distance {number(cell['distance'])}"
-            sheets.append(_picture(out / cell["name"] / "samples" / "after.png", name))
-        links = [f"<a href='{escape(json.dumps(c['name'])[1:-1])}/samples/after.png'>{c['seed']}</a>" for c in mine[1:]]
-        if links and sheets[-1]:
-            sheets[-1] = sheets[-1].replace("</figcaption>", f"; other seeds: {', '.join(links)}</figcaption>")
-    if any(sheets):
-        sheets.append(_picture(out / done[0]["name"] / "samples" / "real.png", "training images"))
-    return f"<div class='sheets'>{''.join(sheets)}</div>" if any(sheets) else "<p>No run is finished yet.</p>"
+            (others if i else first).append(_picture(out / cell["name"] / "samples" / "after.png", name))
+    if not any(first):
+        return "<p>No run is finished yet.</p>"
+    first.append(_picture(out / done[0]["name"] / "samples" / "real.png", "training images"))
+    more = f"<details><summary>Other seeds</summary><div class='sheets'>{''.join(others)}</div></details>"
+    return f"<div class='sheets'>{''.join(first)}</div>{more if any(others) else ''}"
 
 
 def _picture(path: Path, name: str) -> str:

@@ -14,6 +14,7 @@ from gantransfer.config import field_names
 from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.registry import methods
 
+RESERVED = ("replaced", "slurm")  # folders of a comparison that are no runs
 EVAL_EVERY = 25  # iterations between evaluations where the plan does not say: a best is known to that
 
 
@@ -113,9 +114,24 @@ class Comparison:
             if label not in labels:
                 raise UsageError(f"pairs names '{label}', which is no row of the comparison"
                                  f"{did_you_mean(label, labels)}; have: {', '.join(labels)}")
+        self._check_expected(labels)
+        for task in self.tasks:
+            if task.name in RESERVED or not task.name.strip(".") and task.name:
+                raise UsageError(f"a target cannot be called '{task.name}', which is no folder for runs; choose "
+                                 "another name")
         for variant in self.variants:
-            own = method_fields(variant)
-            runs.make_method(variant.method, own)
+            runs.make_method(variant.method, method_fields(variant))
+
+    def _check_expected(self, labels: list[str]) -> None:
+        tasks = [task.name for task in self.tasks]
+        for label, figures in self.expected.items():
+            if label not in labels:
+                raise UsageError(f"expected names '{label}', which is no row of the comparison"
+                                 f"{did_you_mean(label, labels)}; have: {', '.join(labels)}")
+            for name in figures:
+                if name not in tasks:
+                    raise UsageError(f"expected names target '{name}' of '{label}', which the comparison does not have"
+                                     f"{did_you_mean(name, tasks)}; have: {', '.join(tasks)}")
 
 
 def method_fields(variant: Variant) -> dict[str, Any]:
@@ -143,6 +159,8 @@ def tasks_of(
         UsageError: something is missing.
     """
     known = dict(sources or {})
+    if known and source is not None:
+        raise UsageError(f"the plan has both source '{source}' and sources {', '.join(known)}; give one of the two")
     found = []
     for name, values in (targets or {"": {}}).items():
         options = dict(values)
@@ -166,7 +184,8 @@ def tasks_of(
 def with_rhythm(cell: Cell, steps: int, shown: int) -> Cell:
     """`cell` with its number of iterations, each of `shown` images, and evaluated every `EVAL_EVERY` of them unless its
     settings say otherwise."""
-    call = {"eval_nimg": EVAL_EVERY * shown, "steps": steps, **cell.call}
+    given = {key: value for key, value in cell.call.items() if value is not None}
+    call = {"eval_nimg": EVAL_EVERY * shown, "steps": steps, **given}
     return replace(cell, call=call, shown=shown)
 
 

@@ -8,15 +8,17 @@ the queue and resumes from its checkpoint.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gantransfer.compare.cells import WAITING, Cell, Outcome, Report, message, run_cell
-from gantransfer.errors import OutputError, UsageError
+from gantransfer.compare.cells import WAITING, Cell, Outcome, Report, differs, message, run_cell
+from gantransfer.errors import UsageError, writing
 
 JOBS = "jobs.json"
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 POLL = 2.0  # seconds between looks at the queue
 
 
@@ -71,7 +73,7 @@ class Slurm:
         running = self._start(missing, jobs, threads, report)
         try:
             while running:
-                for name in [name for name, (_, job) in running.items() if job.done()]:
+                for name in [name for name, (_, job) in running.items() if self._ended(job)]:
                     cell, job = running.pop(name)
                     yield cell, self._collect(job)
                 if running:
@@ -79,6 +81,16 @@ class Slurm:
         except KeyboardInterrupt:
             for cell, job in running.values():
                 yield cell, {**WAITING, "error": f"job {job.job_id} goes on; the same command collects it"}
+
+    def refuse_changed(self, planned: Sequence[Cell], recorded: Mapping[str, Any]) -> None:
+        """UsageError if a job that has not ended runs a cell with other settings than those now planned: its result
+        would pass for the new ones', and its directory cannot be moved."""
+        jobs = self._recorded()
+        for cell in planned:
+            job = self._earlier(jobs.get(cell.name))
+            if job is not None and differs(cell, recorded):
+                raise UsageError(f"job {job.job_id} runs '{cell.name}' with other settings; restore them, or cancel "
+                                 "the job first")
 
     def _start(self, missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> dict[str, Any]:
         """(cell, job) by cell name: jobs of an earlier call that still run, and new ones."""
@@ -100,12 +112,22 @@ class Slurm:
         return running
 
     def _earlier(self, job_id: str | None) -> Any:
-        """The job of that number if it has not ended."""
+        """The job of that number unless it has ended."""
         kinds = {"slurm": self.submitit.SlurmJob, "local": self.submitit.LocalJob}
         if job_id is None or self.cluster not in kinds:
             return None
         job = kinds[self.cluster](folder=self.folder, job_id=job_id)
-        return None if job.done() or job.state.upper() in ("UNKNOWN", "FAILED", "CANCELLED") else job
+        return None if self._ended(job) else job
+
+    def _ended(self, job: Any) -> bool:
+        """Whether the job has left a result or is known to be gone. Slurm's accounting lags, and what it does not know
+        yet may be running."""
+        if self.cluster == "debug" or job.paths.result_pickle.exists():
+            return True
+        if self.cluster == "local":
+            own = getattr(job, "_process", None)  # none for a job of an earlier call, whose number is its process's
+            return own.poll() is not None if own is not None else not _alive(int(job.job_id))
+        return job.state.upper().split(" ")[0] in ENDED
 
     def _collect(self, job: Any) -> Outcome:
         try:
@@ -120,7 +142,15 @@ class Slurm:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def _record(self, ids: Mapping[str, str]) -> None:
-        try:
+        with writing(self.folder / JOBS):
             (self.folder / JOBS).write_text(json.dumps(ids, indent=1), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write '{self.folder / JOBS}' ({error.strerror}); free space") from None
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -46,6 +46,7 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
         "reference": next((e["reference"] for e in entries if e.get("reference")), None),
         "warnings": unique([w for e in entries for w in e.get("warnings") or ()]),
         "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
+        "selection_floor": next((e["selection_floor"] for e in entries if e.get("selection_floor") is not None), None),
         "ranking": rank(_distances(entries, task.name)), "pairs": pairs,
     }
 
@@ -60,15 +61,14 @@ def _distances(entries: Sequence[Row], task: str) -> dict[str, dict[int, float]]
 
 
 def _pairs_over_tasks(comparison: Comparison, tasks: Sequence[Row]) -> list[Row]:
-    """For every pair the geometric means over tasks of the two ratios that measure speed; a task in which A never comes
-    to B's best has no second ratio, and is counted."""
+    """For every pair the geometric means over tasks of the ratios that measure speed, each with the number of tasks it
+    exists in; ``reached``: in how many of all ``runs`` A came to B's best."""
     found = []
     for a, b in comparison.compared_pairs():
         mine = [pair for task in tasks for pair in task["pairs"] if (pair["a"], pair["b"]) == (a, b)]
         row: Row = {"a": a, "b": b, "tasks": len(mine)}
-        for name in ("best_ratio", "best_ratio_seconds", "reach_ratio", "reach_ratio_seconds"):
-            values = [pair[name]["mean"] for pair in mine if pair[name]["mean"]]
-            row[name] = statistics.geometric_mean(values) if values else None
+        for name in convergence.RATIOS:
+            row[name] = convergence.spread([pair[name]["mean"] for pair in mine], factors=True)
         runs = [pair["reach_step"] for pair in mine]
         row["reached"], row["runs"] = sum(r["count"] for r in runs), sum(r["of"] for r in runs)
         if mine:
@@ -76,29 +76,45 @@ def _pairs_over_tasks(comparison: Comparison, tasks: Sequence[Row]) -> list[Row]
     return found
 
 
+def convergence_csv(result: Row) -> str:
+    """One line per task, pair and seed."""
+    lines = [{"task": task["name"], "a": pair["a"], "b": pair["b"], "seed": seed, **measured,
+              "short": " ".join(measured["short"])}
+             for task in result["tasks"] for pair in task["pairs"] for seed, measured in pair["by_seed"].items()]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else ["task", "a", "b", "seed"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
 def _read(folder: Path) -> Row:
     """What a run says of itself; only the curve if it is not finished."""
+    lines = [line for line in _lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
     curve = [{"step": line["step"], "nimg": line["nimg"], "seconds": line.get("seconds"), "distance": line["frechet"]}
-             for line in _lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
+             for line in lines]
+    selection_floor = next((line["floor"] for line in lines if line.get("floor") is not None), None)
     file = folder / "result.json"
     if not file.is_file():
-        return {"curve": curve}
+        return {"curve": curve, "selection_floor": selection_floor}
     result = json.loads(file.read_text(encoding="utf-8"))
     by_metric = {row["metric"]: row for row in result.get("rows", ())}
     headline = by_metric.get("frechet", {})
     keep = ("best_step", "steps", "nimg", "seconds", "adapter_bytes", "generator_bytes", "protocol", "reference",
             "warnings")
     return {
-        "curve": curve, "distance": headline.get("after"), "before": headline.get("before"),
-        "floor": headline.get("floor"), **{k: result.get(k) for k in keep},
+        "curve": curve, "selection_floor": selection_floor, "distance": headline.get("after"),
+        "before": headline.get("before"), "floor": headline.get("floor"), **{k: result.get(k) for k in keep},
         "metrics": {name: row["after"] for name, row in by_metric.items()},
     }
 
 
 def _lines(path: Path) -> list[Row]:
+    """The whole lines of a JSONL file; the last one may be half written, by a run that goes on or was killed."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in whole if line.strip()]
 
 
 def _row(label: str, entries: Sequence[Row]) -> Row:
@@ -118,7 +134,7 @@ def _row(label: str, entries: Sequence[Row]) -> Row:
         "distance_range": [min(distances), max(distances)] if distances else None,
         "before": mean("before"), "floor": mean("floor"), "best_step": None if best is None else round(best),
         "best_step_range": [min(best_steps), max(best_steps)] if best_steps else None,
-        "seconds": mean("seconds"), "curve": mean_curve([e["curve"] for e in entries]),
+        "seconds": mean("seconds"), "curve": mean_curve([e["curve"] for e in done or entries]),
     }
 
 
