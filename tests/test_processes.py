@@ -49,11 +49,16 @@ def _ranks(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [load_file(folder / f"rank-{rank}.safetensors") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["straight", "broken", "toy"])
+@pytest.mark.parametrize("name", ["straight", "broken", "toy", "matched"])
 def test_both_hold_the_same_weights_and_buffers(trained: tuple[Path, list[str]], name: str) -> None:
     first, second = _ranks(trained[0] / name)
     own = {k for k in first if k.startswith("extras/") and k.endswith(("running_mean", "running_var"))}
     assert not own and same(first, second)
+
+
+def test_matched_statistics_are_of_the_images_of_both(trained: tuple[Path, list[str]]) -> None:
+    for rank in _ranks(trained[0] / "matched"):
+        assert rank["extras/matching.count"].sum() == 12
 
 
 def test_resuming_is_exact(trained: tuple[Path, list[str]]) -> None:

@@ -55,6 +55,11 @@ def main(folder: Path) -> None:
     resumed.run()
     keep(resumed, folder / "broken")
 
+    fields = {"match_nimg": 12, "match_weight": 1.0}
+    matched = assemble(folder / "matched", gan, data, "bsa", fields, batch_size=2).trainer
+    matched.run()
+    keep(matched, folder / "matched")
+
     # A loss that is NaN in one process is skipped by both.
     def phases(toy: Toy) -> list[Phase]:
         loss = poisoned(toy.generator_loss, lambda: toy.trainer.rank == 1 and toy.trainer.progress.step == 2)
