@@ -222,9 +222,14 @@ def _print_outcome(outcome: Settings) -> None:
         for pair in task["pairs"]:
             say(_speed(pair))
         say(f"mean ± standard deviation over seeds; {task['protocol'] or 'not measured'}")
+    not_begun = 0
     for cell in outcome["cells"]:
-        if cell["status"] != "finished":
+        if cell["status"] == "waiting" and not cell["begun"]:
+            not_begun += 1
+        elif cell["status"] != "finished":
             note(f"{cell['name']} {cell['status']}: {cell['error']}")
+    if not_begun:
+        note(f"{not_begun} of {len(outcome['cells'])} runs have not begun")
     for name in ("html", "csv", "json"):
         say(f"{name + ':':6}{outcome['files'][name]}")
 

@@ -26,18 +26,21 @@ SPEED = ("On the selection split, mean over seeds (smallest to largest), of fact
 def render(result: Row, out: Path) -> str:
     """A self-contained HTML page of a comparison's `result` (see `gantransfer.compare.compare`)."""
     style = (Path(report.__file__).parent / "style.css").read_text(encoding="utf-8")
-    tasks = result["tasks"]
-    title = escape(result["title"] or _place(tasks[0]))
+    every = result["tasks"]
+    tasks = [task for task in every if any(row["curve"] or row["finished"] for row in task["rows"])] or every[:1]
+    title = escape(result["title"] or _place(every[0]))
     marks = {label: _mark(i) for i, label in enumerate(_labels(tasks))}
     protocols = list(dict.fromkeys(task["protocol"] for task in tasks if task["protocol"]))
     lead = protocols[0] if len(protocols) == 1 else f"{len(tasks)} tasks; protocols below" if protocols else ""
+    if len(tasks) < len(every):
+        lead += f"; {len(every) - len(tasks)} of {len(every)} tasks have not begun"
     sections = [f"<h1>{title}</h1><p class='lead'>{escape(lead)}</p>"]
     if result["about"]:
         sections.append(f"<p>{escape(result['about'])}</p>")
-    if len(tasks) > 1 or result["expected"]:
-        sections.append(_overview(result, marks))
+    if len(every) > 1 or result["expected"]:
+        sections.append(_overview({**result, "tasks": tasks}, marks))
     for task in tasks:
-        sections.append(_task(task, result, out, marks, alone=len(tasks) == 1))
+        sections.append(_task(task, {**result, "tasks": tasks}, out, marks, alone=len(every) == 1))
     sections.append(_failed(result["cells"]))
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
@@ -68,6 +71,7 @@ def _style() -> str:
         f"{colours(LIGHT)}@media screen and (prefers-color-scheme: dark) {{{colours(DARK)}}}"
         ".rows td, .rows th { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--hair); }"
         ".rows td { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }"
+        ".rows th[scope=row] { white-space: nowrap; }"
         ".rows .tied { color: var(--soft); } .rows small { color: var(--soft); }"
         ".rows th[scope=col]:not(:first-child) { text-align: right; }"
         ".sheets { display: flex; flex-wrap: wrap; gap: 32px; } .sheets img { width: auto; height: auto; }"
@@ -221,8 +225,11 @@ def _pairs(pairs: Sequence[Row]) -> str:
 
 
 def _failed(cells: Sequence[Row]) -> str:
-    lines = [f"<li>{escape(c['name'])} {c['status']}: {escape(c['error'])}</li>"
-             for c in cells if c["status"] != "finished"]
+    open_ones = [c for c in cells if c["status"] != "finished"]
+    begun = [c for c in open_ones if c["begun"] or c["status"] != "waiting"]
+    lines = [f"<li>{escape(c['name'])} {c['status']}: {escape(c['error'])}</li>" for c in begun]
+    if len(begun) < len(open_ones):
+        lines.append(f"<li>{len(open_ones) - len(begun)} of {len(cells)} runs have not begun</li>")
     return f"<section><h2>Not finished</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
 

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
     """What ``compare.json`` holds; see `gantransfer.compare.compare`."""
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
-                **outcomes[c.name], **_read(c.folder)} for c in planned]
+                "begun": c.folder.exists(), **outcomes[c.name], **_read(c.folder)} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
     distances = {task["name"]: _distances(entries, task["name"]) for task in tasks}
     return {
