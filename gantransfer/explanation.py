@@ -28,8 +28,8 @@ TOP = 3  # contributors shown, as in the paper
 PICTURES = ("source_classes.png", "pseudo_classes.png", "layers.png", "contributors.png")
 
 
-def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path) -> bool:
-    """Keep in ``folder/analysis`` what folding discards, before `generator` is folded; False without propagation.
+def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path) -> Learned | None:
+    """Keep in ``folder/analysis`` what folding discards, before `generator` is folded; None without propagation.
 
     Per layer and kind: ``scores`` float [M, N], the effective ones; ``prior`` float [N, C], the tuned rows that they
     combine; ``offset`` float [C], what makes such a row a class's scale or shift (the published code combines offsets).
@@ -37,7 +37,7 @@ def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path)
     found = dict(propagations(generator))
     layers = [name for name, _ in generator.class_norms()] if found else []
     if not layers:
-        return False
+        return None
     tensors: dict[str, Tensor] = {}
     scores: dict[str, list[Any]] = {"scale": [], "shift": []}
     with torch.no_grad():
@@ -56,7 +56,7 @@ def record(generator: nn.Module, gan: GAN, classes: Sequence[str], folder: Path)
     write_tensors(tensors, analysis / "propagation.safetensors")
     write_json({"layers": layers, "classes": list(classes), "source_classes": gan.classes, "scores": scores},
                analysis / "contributions.json")
-    return True
+    return Learned(tensors, layers)
 
 
 def read(folder: Path) -> Learned:

@@ -85,11 +85,13 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
     if trainer.rank == 0:
         report({"event": "message", "text": "measuring the best generator"})
         best = trainer.load_best()
-        propagated = parts.job.kind == "adapt" and explanation.record(best, parts.gan, parts.target.classes, folder)
+        learned = None
+        if parts.job.kind == "adapt":
+            learned = explanation.record(best, parts.gan, parts.target.classes, folder)
         fold(best)
         sizes = _save(parts, best, folder)
-        if propagated:
-            explanation.draw(best, parts.gan.generator, explanation.read(folder), folder / "analysis")
+        if learned is not None:
+            explanation.draw(best, parts.gan.generator, learned, folder / "analysis")
         class_grid(best, folder / "samples" / "after.png")
         first = folder / "samples" / "step-000000.png"
         if first.is_file():

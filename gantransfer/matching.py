@@ -37,7 +37,7 @@ class FeatureMatching(nn.Module):
         super().__init__()
         # Not registered: it is the source's, and need not be in every checkpoint.
         self.__dict__["critic"] = copy.deepcopy(critic).eval().requires_grad_(False)
-        self.classes, self.squares = classes, squares
+        self.squares = squares
         device = next(critic.parameters()).device
         with torch.no_grad():
             maps = self.critic.maps(torch.zeros(1, channels, resolution, resolution, device=device))

@@ -17,7 +17,8 @@ from typing import Any
 from gantransfer.compare import cells, page, summary
 from gantransfer.compare.cells import Cell
 from gantransfer.compare.plan import Comparison, Task, Variant, method_fields, tasks_of, unique, with_rhythm
-from gantransfer.errors import DataError, ModelError, OutputError, UsageError
+from gantransfer.errors import DataError, ModelError, UsageError, writing
+from gantransfer.weights import write_text
 
 __all__ = ["Comparison", "Task", "Variant", "changed_cells", "compare", "inputs", "missing_inputs", "recorded_calls",
            "tasks_of"]
@@ -58,13 +59,14 @@ def compare(
     if run:
         planned, outcomes = _run(comparison, recorded, jobs, threads, slurm, report)
     else:
+        _make_directory(comparison.out)
         planned = comparison.cells()
         outcomes = {cell.name: _as_it_is(cell, recorded) for cell in planned}
     result = summary.summarise(comparison, planned, outcomes)
-    _write(comparison.out, "compare.csv", summary.as_csv(result))
-    _write(comparison.out, "convergence.csv", summary.convergence_csv(result))
-    _write(comparison.out, "compare.json", json.dumps(result, ensure_ascii=False))
-    _write(comparison.out, "compare.html", page.render(result, comparison.out))
+    write_text(summary.as_csv(result), comparison.out / "compare.csv")
+    write_text(summary.convergence_csv(result), comparison.out / "convergence.csv")
+    write_text(json.dumps(result, ensure_ascii=False), comparison.out / "compare.json")
+    write_text(page.render(result, comparison.out), comparison.out / "compare.html")
     return {**result, "files": {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}}
 
 
@@ -82,10 +84,17 @@ def _run(
         scheduler.refuse_changed(planned, recorded)
         runner = scheduler.run
     for cell in changed_cells(planned, recorded):
-        report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{_set_aside(cell)}'"))
+        kept = _set_aside(cell, comparison.out)
+        report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
+    _make_directory(comparison.out)
     calls = {**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}
-    _write(comparison.out, PLAN, json.dumps(calls, indent=1, ensure_ascii=False))
+    write_text(json.dumps(calls, indent=1, ensure_ascii=False), comparison.out / PLAN)
     return planned, cells.run_all(planned, jobs, threads, report, runner)
+
+
+def _make_directory(out: Path) -> None:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def _as_it_is(cell: Cell, recorded: Mapping[str, Any]) -> cells.Outcome:
@@ -131,20 +140,14 @@ def missing_inputs(comparison: Comparison) -> list[str]:
     return unique(found)
 
 
-def _set_aside(cell: Cell) -> Path:
-    """Move a cell's run out of the way; where to."""
-    out = cell.folder
-    for _ in Path(cell.name).parts:
-        out = out.parent
+def _set_aside(cell: Cell, out: Path) -> Path:
+    """Move a cell's run out of the way, within the comparison's directory; where to."""
     number = 1
     while (kept := out / REPLACED / f"{cell.name}-{number}").exists():
         number += 1
-    try:
+    with writing(kept):
         kept.parent.mkdir(parents=True, exist_ok=True)
         cell.folder.rename(kept)
-    except OSError as error:
-        raise OutputError(f"cannot move '{cell.folder}' to '{kept}' ({error.strerror}); move it yourself, or choose "
-                          "another --out") from None
     return kept
 
 
@@ -178,14 +181,4 @@ def inputs(comparison: Comparison) -> list[Cell]:
             found[task.name, variant.label] = schedule.steps, shown
     return [replace(with_rhythm(cell, *found[cell.task, cell.label]), made_from=made_from[cell.task])
             for cell in comparison.cells()]
-
-
-def _write(folder: Path, name: str, text: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write '{folder / name}' ({error.strerror}); free space or choose another "
-                          "folder") from None
-
 
