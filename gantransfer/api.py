@@ -130,8 +130,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `adapt` would do with these arguments: the resolved configuration, what is copied or newly
     initialised, and how many parameters each group trains. Nothing is written."""
-    settings = {key: value for key, value in settings.items() if key not in NO_TRAINING}
-    training, fields = split_settings(settings, method, "adapt")
+    training, fields = split_settings(of_training(settings), method, "adapt")
     check_data_options(data_options, "size", "channels")
     gan = as_gan(source)
     check_fit(gan, method, fields)
@@ -141,6 +140,16 @@ def plan(
     groups = {n: sum(p.numel() for p in g.params) for n, g in parts.trainer.plan.groups.items()}
     return {**job.to_config(gan), "plan": list(parts.trainer.plan.notes), "trained_parameters": groups,
             "generator_parameters": runs.count_parameters(gan.generator), "images": len(images)}
+
+
+def of_measuring(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `adapt`'s keyword arguments that `measure_of` takes."""
+    return {key: settings[key] for key in MEASURING if key in settings}
+
+
+def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `adapt`'s keyword arguments that `split_settings` takes."""
+    return {key: value for key, value in settings.items() if key not in NO_TRAINING}
 
 
 def split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple[Training, dict[str, Any]]:

@@ -217,10 +217,12 @@ def finished(out: Path, job: Job) -> bool:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a ``.jsonl`` file; empty if it is absent."""
+    """The objects on the whole lines of a ``.jsonl`` file (a run that goes on, or was killed, may have left half a
+    line at the end); empty if it is absent."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in whole if line.strip()]
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

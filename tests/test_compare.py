@@ -193,6 +193,23 @@ def test_a_row_may_have_seeds_of_its_own(capsys: Capture, place: Path, tmp_path:
     assert "seeds of 'a' are 1; give whole numbers in brackets" in refused(capsys, 2, *words)
 
 
+def test_a_row_may_have_targets_of_its_own(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.yaml", tmp_path / "compare"
+    targets = (f"source: {place / 'source'}\ndata: {place / 'images'}\nout: {out}\n"
+               "targets: {few: {per_class: 4}, all: {}}\n")
+    plan.write_text(targets + "variants:\n  a: {method: bsa, targets: [few]}\n  b: {method: bsa}\n")
+    code, text, err = call(capsys, "compare", plan, "--no-evaluate", *SHORT, "--json")
+    found = json.loads(text)
+    assert code == 0 and [c["name"] for c in found["cells"]] == ["few/a-seed0", "few/b-seed0", "all/b-seed0"], err
+    assert [[row["label"] for row in task["rows"]] for task in found["tasks"]] == [["a", "b"], ["b"]]
+    assert "<h2>All tasks" in (out / "compare.html").read_text()
+    plan.write_text(targets + "variants:\n  a: {method: bsa, targets: [fwe]}\n")
+    assert "row 'a' names target 'fwe', which the comparison does not have; did you mean 'few'?" in \
+        refused(capsys, 2, "compare", plan)
+    plan.write_text(targets + "variants:\n  a: {method: bsa, targets: few}\n")
+    assert "targets of 'a' are 'few'; give names" in refused(capsys, 2, "compare", plan)
+
+
 def test_compare_in_processes(capsys: Capture, place: Path, tmp_path: Path) -> None:
     code, text, err = call(capsys, "compare", "--source", place / "source", "--data", place / "images", "--methods",
                            "bsa", "--seeds", "0,1", "--jobs", 2, "--no-evaluate", "--out", tmp_path / "c", *SHORT)

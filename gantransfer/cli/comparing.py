@@ -56,9 +56,9 @@ def comparison(settings: Settings) -> Any:
     for label, values in (settings.pop("variants", None) or {}).items():
         if not isinstance(values, dict) or "method" not in values:
             raise UsageError(f"variant '{label}' in the plan is {values!r}; give a mapping with at least 'method'")
-        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in ("method", "seeds")}
-        own = _seeds(values.get("seeds"), f"'{label}'")
-        variants.append(Variant(str(label), str(values["method"]), rest, own))
+        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in ("method", "seeds", "targets")}
+        variants.append(Variant(str(label), str(values["method"]), rest, _seeds(values.get("seeds"), f"'{label}'"),
+                                _targets(values.get("targets"), str(label))))
     for method, values in given.items():
         matching = [v for v in variants if v.label == method]
         if not matching:
@@ -109,6 +109,14 @@ def _seeds(value: Any, of: str) -> tuple[int, ...] | None:
     if not (isinstance(value, list) and value and all(type(seed) is int for seed in value)):
         raise UsageError(f"seeds of {of} are {value!r}; give whole numbers in brackets, as in [0, 1, 2]")
     return tuple(value)
+
+
+def _targets(value: Any, label: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not (isinstance(value, list) and value):
+        raise UsageError(f"targets of '{label}' are {value!r}; give names of the plan's targets in brackets")
+    return tuple(map(str, value))
 
 
 def _pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...] | None:

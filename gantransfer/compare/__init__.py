@@ -127,7 +127,7 @@ def missing_inputs(comparison: Comparison) -> list[str]:
 
     found = []
     together = [{**comparison.settings, **variant.settings} for variant in comparison.variants]
-    measures = [{key: settings[key] for key in api.MEASURING if key in settings} for settings in together]
+    measures = [api.of_measuring(settings) for settings in together]
     sources = unique([task.source for task in comparison.tasks])
     wanted: list[Callable[[], Any]] = [partial(load, source) for source in sources]
     wanted += [partial(ImageData, task.data, **task.data_options) for task in comparison.tasks]
@@ -160,10 +160,8 @@ def inputs(comparison: Comparison) -> list[Cell]:
     settings: dict[str, Training] = {}
     for variant in comparison.variants:
         together = {**comparison.settings, **variant.settings}
-        measure = {key: together[key] for key in api.MEASURING if key in together}
-        api.measure_of(**measure)
-        own = {key: value for key, value in together.items() if key not in api.NO_TRAINING}
-        settings[variant.label], _ = api.split_settings(own, variant.method, "adapt")
+        api.measure_of(**api.of_measuring(together))
+        settings[variant.label], _ = api.split_settings(api.of_training(together), variant.method, "adapt")
     gans = {task.source: None for task in comparison.tasks}
     for source in gans:
         gans[source] = gan = load(source)

@@ -91,7 +91,7 @@ class Trials:
         from gantransfer.results import load
         from gantransfer.schedule import Hooks, Progress
 
-        call = {key: value for key, value in cell.call.items() if key not in api.NO_TRAINING}
+        call = api.of_training(cell.call)
         source, data, method, options = (call.pop(name) for name in ("source", "data", "method", "data_options"))
         if source not in self.gans:
             self.gans[source] = load(source)

@@ -26,12 +26,18 @@ class Variant:
         label: what it is called. method: name of the method.
         settings: the method's fields, and training settings that differ from the comparison's.
         seeds: this row's, where it needs more or fewer than the task's.
+        targets: names of the tasks it runs on; None: all.
     """
 
     label: str
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
+    targets: tuple[str, ...] | None = None
+
+    def runs_on(self, task: str) -> bool:
+        """Whether the task called `task` is one of its own."""
+        return self.targets is None or task in self.targets
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class Comparison:
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed: a comparison that is interrupted has seen every row as often as any other."""
-        places = [(task, variant, self.seeds_of(task, variant)) for task in self.tasks for variant in self.variants]
+        places = [(task, variant, self.seeds_of(task, variant)) for task in self.tasks for variant in self.variants
+                  if variant.runs_on(task.name)]
         found = []
         for seed in dict.fromkeys([*self.seeds, *(seed for _, _, seeds in places for seed in seeds)]):
             for task, variant in ((task, variant) for task, variant, seeds in places if seed in seeds):
@@ -115,6 +122,12 @@ class Comparison:
                 raise UsageError(f"pairs names '{label}', which is no row of the comparison"
                                  f"{did_you_mean(label, labels)}; have: {', '.join(labels)}")
         self._check_expected(labels)
+        tasks = [task.name for task in self.tasks]
+        for variant in self.variants:
+            for name in variant.targets or ():
+                if name not in tasks:
+                    raise UsageError(f"row '{variant.label}' names target '{name}', which the comparison does not have"
+                                     f"{did_you_mean(name, tasks)}; have: {', '.join(tasks)}")
         for task in self.tasks:
             if task.name in RESERVED or not task.name.strip(".") and task.name:
                 raise UsageError(f"a target cannot be called '{task.name}', which is no folder for runs; choose "

@@ -14,6 +14,7 @@ from gantransfer.compare import convergence
 from gantransfer.compare.cells import Cell, Outcome
 from gantransfer.compare.plan import Comparison, Task, unique
 from gantransfer.compare.ranking import rank, rank_over_tasks
+from gantransfer.runs import read_lines
 
 Row = dict[str, Any]
 
@@ -90,7 +91,7 @@ def convergence_csv(result: Row) -> str:
 
 def _read(folder: Path) -> Row:
     """What a run says of itself; only the curve if it is not finished."""
-    lines = [line for line in _lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
     curve = [{"step": line["step"], "nimg": line["nimg"], "seconds": line.get("seconds"), "distance": line["frechet"]}
              for line in lines]
     selection_floor = next((line["floor"] for line in lines if line.get("floor") is not None), None)
@@ -107,14 +108,6 @@ def _read(folder: Path) -> Row:
         "before": headline.get("before"), "floor": headline.get("floor"), **{k: result.get(k) for k in keep},
         "metrics": {name: row["after"] for name, row in by_metric.items()},
     }
-
-
-def _lines(path: Path) -> list[Row]:
-    """The whole lines of a JSONL file; the last one may be half written, by a run that goes on or was killed."""
-    if not path.is_file():
-        return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in whole if line.strip()]
 
 
 def _row(label: str, entries: Sequence[Row]) -> Row:
