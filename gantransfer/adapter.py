@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gantransfer.config import from_mapping
 from gantransfer.errors import ModelError, UsageError, did_you_mean
+from gantransfer.modulation import fold
 from gantransfer.plan import Method, Target
 from gantransfer.registry import methods
 from gantransfer.sources import GAN
@@ -56,7 +57,7 @@ class Adapter:
 
 def save_adapter(folder: Path, generator: nn.Module, source: GAN, source_name: str, method: Method, name: str,
                  target: Target) -> dict[str, int]:
-    """Write the adapter of a folded `generator`.
+    """Write the adapter of a `generator`, folded but for modulations of its filters.
 
     Returns:
         Bytes: ``adapter`` (the tensors' file), ``per_class`` (rows that grow with the classes, for one class),
@@ -163,7 +164,7 @@ def full_state(gan: GAN, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def rebuild(gan: GAN, adapter: Adapter) -> nn.Module:
-    """The adapted generator, in eval mode, bit-identical to the one that was saved."""
+    """The adapted generator, in eval mode and plain modules, bit-identical to the one that was saved."""
     state = full_state(gan, adapter)
     try:
         method: Method = from_mapping(methods[adapter.method], adapter.fields, f"method {adapter.method}")
@@ -173,7 +174,7 @@ def rebuild(gan: GAN, adapter: Adapter) -> nn.Module:
     base = gan if adapter.source_sha256 == gan.sha256 else GAN(gan.generator.base(), gan.discriminator)
     generator = method.reshape([base], adapter.target)
     load_strictly(generator, state, f"adapter '{adapter.path}'")
-    return generator.eval()
+    return fold(generator)
 
 
 def new_names(gan: GAN, adapters: Sequence[Adapter], rename: Mapping[str, str]) -> list[list[str]]:

@@ -14,8 +14,9 @@ class Training:
 
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
-            precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`.
+            optimizer, image_noise, precision, device, threads: as `gantransfer.trainer.Schedule`.
+        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order: as
+            `gantransfer.losses.AdversarialLoss`.
     """
 
     steps: int | None = None
@@ -28,6 +29,8 @@ class Training:
     eval_nimg: int | None = None
     checkpoint_nimg: int | None = None
     log_nimg: int | None = None
+    optimizer: str = "adam"
+    image_noise: float = 0.0
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
@@ -35,8 +38,10 @@ class Training:
     augment: str | None = None
     d_steps: int | None = None
     r1_gamma: float | None = None
+    r2_gamma: float = 0.0
     r1_every: int = 4
     gp_weight: float = 10.0
+    order: str = "critic"
 
     def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
         """Every setting, for `images` training images and "adapt" or "pretrain".
@@ -69,7 +74,9 @@ class Training:
             checkpoint_nimg=self.checkpoint_nimg if self.checkpoint_nimg is not None
             else shown * max(1, min(steps // 4, 500)),
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
-            precision=self.precision, device=self.device, threads=self.threads,
+            optimizer=self.optimizer, image_noise=self.image_noise, precision=self.precision, device=self.device,
+            threads=self.threads,
         )
-        loss = AdversarialLoss(self.loss, self.gp_weight, r1_gamma, self.r1_every, augment, d_steps)
+        loss = AdversarialLoss(self.loss, self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment, d_steps,
+                               self.order)
         return schedule, loss

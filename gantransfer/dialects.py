@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
 from gantransfer.layers import weights_follow
@@ -23,8 +23,6 @@ from gantransfer.networks.biggan import (
     D_TABLE,
     G_TABLE,
     BigGANConfig,
-    Discriminator,
-    Generator,
     build_discriminator,
     build_generator,
 )
@@ -38,14 +36,15 @@ dialects = Registry("dialect")
 
 @dataclass(frozen=True)
 class Converted:
-    """Networks in eval mode and what was inferred, one line each."""
+    """Networks in eval mode, what was inferred, one line each, and the architecture's name."""
 
-    generator: Generator
-    discriminator: Discriminator | None
+    generator: nn.Module
+    discriminator: nn.Module | None
     notes: tuple[str, ...]
+    arch: str = "biggan"
 
 
-def _numbered(state: Mapping[str, Tensor], pattern: str) -> dict[int, Tensor]:
+def numbered(state: Mapping[str, Tensor], pattern: str) -> dict[int, Tensor]:
     found = {}
     for key, tensor in state.items():
         if match := re.fullmatch(pattern, key):
@@ -63,15 +62,15 @@ def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) 
         raise ModelError("a discriminator alone is no GAN; give the generator's file too")
     _refuse_unsupported(settings)
     found: dict[str, Any] = {
-        "bn_eps": _setting(settings, "BN_eps", float, 1e-5),
-        "sn_eps": _setting(settings, "SN_eps", float, 1e-6),
+        "bn_eps": setting(settings, "BN_eps", float, 1e-5),
+        "sn_eps": setting(settings, "SN_eps", float, 1e-6),
         "init": settings.get("G_init", "ortho"),
     }
     found |= _infer_generator(g)
     if d is not None:
         found |= _infer_discriminator(d, found)
     said = _said(settings, found["resolution"])
-    _refuse_contradictions(said, found)
+    refuse_contradictions(said, found)
     if d is None:  # what a discriminator made for this generator would be
         base = max(found["g_widths"][0] // G_TABLE[found["resolution"]][0], 1)
         found["d_widths"] = tuple(base * m for m in D_TABLE[found["resolution"]])
@@ -93,7 +92,7 @@ def _refuse_unsupported(settings: Mapping[str, Any]) -> None:
                              f"{', '.join(map(str, allowed))}")
 
 
-def _setting(settings: Mapping[str, Any], name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
+def setting(settings: Mapping[str, Any], name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
     """A setting as a number or whole number, however the JSON spells it (ModelError if it is none)."""
     if name not in settings:
         return default
@@ -110,13 +109,13 @@ def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, 
     numbers = {"resolution": "resolution", "n_classes": "num_classes"}
     switches = {"hier": "hierarchical", "mybn": "standing_statistics", "D_wide": "d_wide"}
     said: dict[str, tuple[str, Any]] = {ours: (k, settings[k]) for k, ours in switches.items() if k in settings}
-    said |= {ours: (k, _setting(settings, k, int)) for k, ours in numbers.items() if k in settings}
+    said |= {ours: (k, setting(settings, k, int)) for k, ours in numbers.items() if k in settings}
     tables = {"G_ch": ("g_widths", G_TABLE), "D_ch": ("d_widths", D_TABLE)}
     for theirs, (ours, table) in tables.items():
         if settings.get(ours):
             said[ours] = ours, tuple(settings[ours])
         elif theirs in settings:
-            base = _setting(settings, theirs, int)
+            base = setting(settings, theirs, int)
             said[ours] = theirs, tuple(base * m for m in table[resolution])
     places = {"G_attn": ("g_attention", [8 * 2**i for i in range(len(G_TABLE[resolution]) - 1)]),
               "D_attn": ("d_attention", dict.fromkeys(D_RESOLUTIONS[resolution]))}
@@ -125,9 +124,9 @@ def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, 
             said[ours] = theirs, tuple(r for r in possible if str(r) in str(settings[theirs]).split("_"))
     if "dim_z" in settings and "hier" in settings:
         slots = len(G_TABLE[resolution]) if settings["hier"] else 1
-        said["z_dim"] = "dim_z", _setting(settings, "dim_z", int) // slots * slots
+        said["z_dim"] = "dim_z", setting(settings, "dim_z", int) // slots * slots
     if "shared_dim" in settings and settings.get("G_shared"):  # 0 is the official code's word for dim_z
-        width = _setting(settings, "shared_dim", int) or _setting(settings, "dim_z", int)
+        width = setting(settings, "shared_dim", int) or setting(settings, "dim_z", int)
         if width is not None:
             said["shared_dim"] = "G_shared and shared_dim", width
     elif "G_shared" in settings and not settings["G_shared"]:
@@ -135,7 +134,7 @@ def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, 
     return said
 
 
-def _refuse_contradictions(said: Mapping[str, tuple[str, Any]], found: Mapping[str, Any]) -> None:
+def refuse_contradictions(said: Mapping[str, tuple[str, Any]], found: Mapping[str, Any]) -> None:
     for ours, (theirs, value) in said.items():
         if ours in found and value != found[ours]:
             raise ModelError(f"config says {theirs} {value} but the tensors have {found[ours]}; "
@@ -143,7 +142,7 @@ def _refuse_contradictions(said: Mapping[str, tuple[str, Any]], found: Mapping[s
 
 
 def _infer_generator(g: State) -> dict[str, Any]:
-    conv1 = _numbered(g, r"blocks\.(\d+)\.0\.conv1\.weight")
+    conv1 = numbered(g, r"blocks\.(\d+)\.0\.conv1\.weight")
     needed = ["blocks.0.0.conv1.weight", "blocks.0.0.bn1.gain.weight", "linear.weight", "output_layer.2.weight"]
     needed += [f"blocks.{i}.0.conv1.weight" for i in range(len(conv1))]
     if lacking := [key for key in needed if key not in g]:
@@ -166,13 +165,13 @@ def _infer_generator(g: State) -> dict[str, Any]:
         "shared_dim": shared_dim,
         "class_affine": "shared" if shared_dim else "table",
         "standing_statistics": "blocks.0.0.bn1.bn.stored_mean" in g,
-        "g_attention": tuple(8 * 2**i for i in sorted(_numbered(g, r"blocks\.(\d+)\.1\.gamma"))),
+        "g_attention": tuple(8 * 2**i for i in sorted(numbered(g, r"blocks\.(\d+)\.1\.gamma"))),
     }
 
 
 def _infer_discriminator(d: State, g: Mapping[str, Any]) -> dict[str, Any]:
-    conv1 = _numbered(d, r"blocks\.(\d+)\.0\.conv1\.weight")
-    conv2 = _numbered(d, r"blocks\.(\d+)\.0\.conv2\.weight")
+    conv1 = numbered(d, r"blocks\.(\d+)\.0\.conv1\.weight")
+    conv2 = numbered(d, r"blocks\.(\d+)\.0\.conv2\.weight")
     if not conv2 or conv1.keys() != conv2.keys() or "linear.weight" not in d or "output_layer.2.weight" in d:
         raise ModelError("the discriminator file holds no BigGAN discriminator (blocks.i.0.conv1/conv2.weight, "
                          "linear.weight, no output layer); give the files in the right order and dialect")
@@ -183,7 +182,7 @@ def _infer_discriminator(d: State, g: Mapping[str, Any]) -> dict[str, Any]:
             f"a BigGAN discriminator with {len(conv2)} blocks does not belong to a generator of "
             f"{g.get('resolution', 'any')} px; give the files of one model"
         )
-    attention = _numbered(d, r"blocks\.(\d+)\.1\.gamma")
+    attention = numbered(d, r"blocks\.(\d+)\.1\.gamma")
     classes = d["embed.weight"].shape[0] if "embed.weight" in d else 0
     if g.get("num_classes", classes) != classes and classes:
         raise ModelError(f"the generator has {g['num_classes']} classes, the discriminator {classes}; "
@@ -272,7 +271,7 @@ def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Conv
         d = {k.replace("new_embed.", "embed."): v for k, v in d.items()
              if not (k.startswith("embed.") and "new_embed.weight" in d)}
         found = _infer_discriminator(d, {"resolution": config.resolution, "num_classes": classes})
-        _refuse_contradictions(_said(settings, config.resolution), found)
+        refuse_contradictions(_said(settings, config.resolution), found)
         target.config = replace(target.config, **found)
         discriminator = build_discriminator(target.config)
         load_strictly(discriminator, d, "the discriminator file")

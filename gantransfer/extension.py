@@ -95,9 +95,15 @@ def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: 
         if source.discriminator is None:
             raise ModelError("this source has no discriminator, which the method starts from; use a source with "
                              "one, or transfergan with --discriminator scratch")
-        embed = source.discriminator.embed
-        old = 0 if embed is None else embed.num_embeddings
-        return source.discriminator.with_classes(classes, mixing_rows(init, classes, old, seed))
+        old = source.discriminator.num_classes
+        # Without classes on both sides nothing is new, whatever new rows would start as.
+        rows = critic_rows(init if classes or old else "mean", classes, old, seed)
+        return source.discriminator.with_classes(classes, rows)
+
+
+def critic_rows(init: str, classes: int, old: int, seed: int) -> Tensor | None:
+    """float [rows, old rows] as `mixing_rows`, where a critic without classes counts as one with a single row."""
+    return mixing_rows(init, max(classes, 1), max(old, 1), seed)
 
 
 def split_groups(name: str, network: nn.Module, lr: float, lr_classes: float, **adam: Any) -> dict[str, Group]:

@@ -88,8 +88,9 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         learned = None
         if parts.job.kind == "adapt":
             learned = explanation.record(best, parts.gan, parts.target.classes, folder)
-        fold(best)
+        fold(best, filters=False)
         sizes = _save(parts, best, folder)
+        fold(best)
         if learned is not None:
             explanation.draw(best, parts.gan.generator, learned, folder / "analysis")
         class_grid(best, folder / "samples" / "after.png")

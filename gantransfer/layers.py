@@ -57,10 +57,25 @@ class SpectralNorm(nn.Module):
         self.sn_eps = eps
         self.register_buffer("u0", torch.randn(1, self.weight.shape[0]))
         self.register_buffer("sv0", torch.ones(1))
+        self.modulation: nn.Module | None = None  # of the normed weight; sigma is then a constant
         self._constant: tuple[Any, ...] | None = None
 
+    def without_norm(self) -> None:
+        """From now on the weight counts as it is; u0 and sv0 are gone."""
+        del self.u0, self.sv0
+
     def normalized_weight(self) -> Tensor:
-        """`weight` divided by its current estimate of the largest singular value, same shape."""
+        """`weight` divided by its current estimate of the largest singular value, and modulated; same shape."""
+        if not hasattr(self, "u0"):
+            return self.weight
+        return self._divided(self.training) if self.modulation is None else self.modulation(self.unmodulated())
+
+    def unmodulated(self) -> Tensor:
+        """The frozen weight over its sigma, which a modulation acts on."""
+        with torch.no_grad():
+            return self._divided(False)
+
+    def _divided(self, store: bool) -> Tensor:
         weight = self.weight
         with torch.autocast(weight.device.type, enabled=False):
             matrix = weight.reshape(weight.shape[0], -1)
@@ -68,7 +83,7 @@ class SpectralNorm(nn.Module):
                 v = F.normalize(self.u0 @ matrix, eps=self.sn_eps)
                 u = F.normalize(v @ matrix.t(), eps=self.sn_eps)
             sigma = (v @ matrix.t() @ u.t()).squeeze()
-            if self.training:
+            if store:
                 with torch.no_grad():
                     self.u0.copy_(u)
                     self.sv0.copy_(sigma)
@@ -86,6 +101,8 @@ class SpectralNorm(nn.Module):
         no version, does not.
         """
         weight = self.weight
+        if not hasattr(self, "u0") or self.modulation is not None:
+            return self.kernel()
         untracked = weight.is_inference() or self.u0.is_inference()  # such tensors have no version counter
         if self.training or untracked or weight.requires_grad:
             return self.kernel()

@@ -50,6 +50,9 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], Callable[
 }
 
 
+ORDERS = ("critic", "generator")
+
+
 def gradient_square_norm(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
     """float [N]: squared L2 norm of dD/dx for each image, differentiable in D's parameters."""
     images = images.detach().requires_grad_(True)
@@ -75,32 +78,43 @@ class AdversarialLoss:
         kind: "hinge", "non-saturating" or "wgan-gp".
         gp_weight: weight of the gradient penalty (wgan-gp only).
         r1_gamma: R1 penalty gamma/2 E|dD/dx|^2 on real images; 0 is none.
+        r2_gamma: the same on generated images (the limited-data paper's code has both at 40 for 25 images).
         r1_every: only in every k-th iteration, k times as strong (lazy regularisation, Karras et al. 2020, appendix B).
         augment: DiffAugment policy for everything the critic sees.
         d_steps: critic updates per iteration.
+        order: which network is updated first, "critic" or "generator". With "generator" the critic then sees the images
+            that the generator made before its update, as in the limited-data paper's code.
     """
 
     kind: str = "hinge"
     gp_weight: float = 10.0
     r1_gamma: float = 0.0
+    r2_gamma: float = 0.0
     r1_every: int = 1
     augment: str = ""
     d_steps: int = 1
+    order: str = "critic"
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
             raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
                              f"have: {', '.join(LOSSES)}")
-        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0)):
+        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0), ("r2_gamma", 0)):
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible: choose {least} or more")
+        if self.order not in ORDERS:
+            raise UsageError(f"order '{self.order}' does not exist{did_you_mean(self.order, ORDERS)}; "
+                             f"have: {', '.join(ORDERS)}")
+        if self.order == "generator" and self.d_steps > 1:
+            raise UsageError(f"order 'generator' shows the critic the generator's own images, so d_steps "
+                             f"{self.d_steps} is not possible with it: choose 1")
         diff_augment(self.augment)
 
     def phases(
         self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
         d_updates: tuple[str, ...] = ("D",), regulariser: Callable[[], dict[str, Tensor]] | None = None,
     ) -> tuple[Phase, Phase]:
-        """The critic's phase, then the generator's, with `regulariser`'s terms added to the latter.
+        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter.
 
         As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
         own latents.
@@ -108,32 +122,41 @@ class AdversarialLoss:
         d_loss, g_loss = LOSSES[self.kind]
         augment = diff_augment(self.augment)
         conditional = generator.num_classes > 0
+        made: list[tuple[Tensor, Tensor]] = []  # with order "generator": images and labels that wait for the critic
 
         def critic_loss(batch: Batch) -> Losses:
+            if made:
+                fake, y = made.pop(0)
+            else:
+                with torch.no_grad():
+                    fake, y = generator(batch.z, batch.y if conditional else None), batch.y
             with torch.no_grad():
-                fake = generator(batch.z, batch.y if conditional else None)
                 fake = augment(fake, batch.rng)
             real = augment(batch.images, batch.rng)
-            labels = torch.cat([batch.y, batch.labels]) if conditional else None
+            labels = torch.cat([y, batch.labels]) if conditional else None
             on_fake, on_real = critic(torch.cat([fake, real]), labels).split([len(fake), len(real)])
             terms = d_loss(on_real, on_fake)
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
-            if self.r1_gamma and batch.step % self.r1_every == 0:
-                square = gradient_square_norm(critic, real, batch.labels if conditional else None)
-                terms["r1"] = self.r1_every * self.r1_gamma / 2 * square.mean()
+            if batch.step % self.r1_every == 0:
+                for name, gamma, images, own in (("r1", self.r1_gamma, real, batch.labels),
+                                                 ("r2", self.r2_gamma, fake, y)):
+                    if gamma:
+                        square = gradient_square_norm(critic, images, own if conditional else None)
+                        terms[name] = self.r1_every * gamma / 2 * square.mean()
             return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean()})
 
         def generator_loss(batch: Batch) -> Losses:
             labels = batch.y if conditional else None
-            fake = augment(generator(batch.z, labels), batch.rng)
-            terms = {"adversarial": g_loss(critic(fake, labels))}
+            fake = generator(batch.z, labels)
+            if self.order == "generator":
+                made.append((fake.detach(), batch.y))
+            terms = {"adversarial": g_loss(critic(augment(fake, batch.rng), labels))}
             if regulariser is not None:
                 terms |= regulariser()
             return Losses(terms, {})
 
-        return (
-            Phase("D", d_updates, critic_loss, repeat=self.d_steps),
-            Phase("G", g_updates, generator_loss, uses_images=False),
-        )
+        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps),
+                  Phase("G", g_updates, generator_loss, uses_images=False))
+        return phases if self.order == "critic" else phases[::-1]

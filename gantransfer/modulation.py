@@ -7,11 +7,14 @@ tensor (``original``) holds the residuals [classes, channels]; reading ``weight`
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantransfer.layers import SNLinear, initialise
+from gantransfer.filter_modulation import FilterModulation
+from gantransfer.layers import SNLinear, SpectralNorm, initialise
 from gantransfer.norm import NoisyClassTable
 
 PARAMETRISATIONS = ("centred", "linear", "softmax")
@@ -154,19 +157,44 @@ def _settle(part: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold(module: nn.Module) -> nn.Module:
-    """Replace every parametrisation inside `module`, in place, by the tensor it yields in eval mode, and
-    every spectrally normed noise projection by a plain one; returns `module` in eval mode."""
+def fold(module: nn.Module, filters: bool = True) -> nn.Module:
+    """Replace every parametrisation inside `module`, in place, by the tensor it yields in eval mode, every spectrally
+    normed noise projection by a plain one, and every modulated spectrally normed convolution by one without the norm;
+    returns `module` in eval mode.
+
+    Args:
+        filters: False leaves modulations of filters in place: the form of an adapter, which they are smaller in.
+    """
     module.eval()
-    for part in list(module.modules()):
-        _settle(part)
+    plain_convolutions = []
+    for name, part in list(module.named_modules()):
+        if isinstance(part, SpectralNorm) and part.modulation is not None and filters:
+            part.weight.copy_(part.normalized_weight())
+            part.without_norm()
+            part.modulation = None
+            plain_convolutions.append(name)
+        if filters or not _modulates_filters(part):
+            _settle(part)
         if isinstance(part, NoisyClassTable) and isinstance(part.noise, SNLinear):
             plain = nn.Linear(part.noise.in_features, part.noise.out_features, bias=False)
             plain.weight.copy_(part.noise.normalized_weight())
             if part.noise.bias is not None:
                 part.weight += part.noise.bias
             part.noise = plain.to(part.weight.device)
+    if plain_convolutions:
+        module.config = replace(module.config, plain_convolutions=(*module.config.plain_convolutions,
+                                                                  *plain_convolutions))
     return module
+
+
+def _modulates_filters(part: nn.Module) -> bool:
+    return parametrize.is_parametrized(part, "weight") and isinstance(part.parametrizations.weight[0], FilterModulation)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether nothing inside `module` is modulated."""
+    return not any(parametrize.is_parametrized(part) or getattr(part, "modulation", None) is not None
+                   for part in module.modules())
 
 
 def propagations(module: nn.Module) -> list[tuple[str, nn.Module]]:

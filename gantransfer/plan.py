@@ -58,7 +58,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share one optimiser (Adam) for the whole run."""
+    """Parameters that share one optimiser for the whole run; `betas` are Adam's."""
 
     params: Sequence[nn.Parameter]
     lr: float

@@ -23,6 +23,8 @@ class Schedule:
         ema_start: the average is a plain copy in iterations before this one, and there is no ramp (0: with ramp).
         eval_nimg, checkpoint_nimg, log_nimg: images shown between evaluations, checkpoints, log lines; 0: only at
             the end (and, evaluations and checkpoints, at the start).
+        optimizer: "adam" (with each group's betas) or "rmsprop" (alpha 0.99, as GP-GAN was published).
+        image_noise: training images get uniform noise in [0, image_noise) added (GP-GAN: 1/128).
         precision: "fp32" or "bf16" (autocast). device: "auto", "cpu" or "cuda".
         threads: processor threads, on whose number sums and so single bits depend; None: PyTorch's choice.
 
@@ -40,6 +42,8 @@ class Schedule:
     eval_nimg: int = 1600
     checkpoint_nimg: int = 8000
     log_nimg: int = 320
+    optimizer: str = "adam"
+    image_noise: float = 0.0
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
@@ -56,6 +60,8 @@ class Schedule:
             ("eval_nimg", self.eval_nimg >= 0, "0 or more"),
             ("checkpoint_nimg", self.checkpoint_nimg >= 0, "0 or more"),
             ("log_nimg", self.log_nimg >= 0, "0 or more"),
+            ("optimizer", self.optimizer in ("adam", "rmsprop"), "adam or rmsprop"),
+            ("image_noise", 0 <= self.image_noise < 2, "0 or more and below 2, the range of the images"),
             ("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16"),
             ("threads", self.threads is None or self.threads >= 1, "1 or more"),
             ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import gantransfer.networks  # noqa: F401  (registers the architectures)
+import gantransfer.gp_gan_dialects
+import gantransfer.networks  # noqa: F401  (both register on import)
 from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, did_you_mean
 from gantransfer.layers import weights_follow
-from gantransfer.modulation import fold, propagations
+from gantransfer.modulation import fold, is_plain
 from gantransfer.registry import architectures
 from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
 from gantransfer.weights import (
     load_strictly,
     read_json,
+    read_networks,
     read_tensors,
     state_sha256,
     write_json,
@@ -88,9 +90,9 @@ class GAN:
         return {"arch": self.arch, **architectures[self.arch].config_dict(self.generator.config)}
 
     def plain(self) -> GAN:
-        """This GAN, or if its generator holds modulations (a converted cGANTransfer checkpoint), a copy in which they
-        are folded into plain tensors: what can be saved, adapted and extended."""
-        if not propagations(self.generator):
+        """This GAN, or if its generator holds modulations (a converted cGANTransfer or AdaFM checkpoint), a copy in
+        which they are folded into plain tensors: what can be saved, adapted and extended."""
+        if is_plain(self.generator):
             return self
         other = copy.copy(self)
         other.generator = fold(copy.deepcopy(self.generator))
@@ -301,18 +303,28 @@ def convert(
     """Read another code base's checkpoint files into a `GAN`; what was inferred is in its `notes`.
 
     Args:
-        dialect: "biggan-pytorch" or "cgantransfer".
-        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files.
+        dialect: "biggan-pytorch", "cgantransfer", "gan-stability" or "adafm".
+        generator, discriminator: ``.pth`` or ``.pt`` (read with ``weights_only=True``) or ``.safetensors`` files. The
+            first may hold several networks: ``generator``, ``generator_test`` (its moving average) and
+            ``discriminator``, which the second argument, where given, replaces.
         config: the official settings as mapping or JSON path; extra keys are ignored.
         classes: names by class id; '0'..'N-1' if absent.
 
     Raises:
         UsageError: unknown dialect. ModelError: files that are unsafe, broken or of another network.
     """
-    read = dialects.dialects[dialect]
-    critic = None if discriminator is None else read_tensors(discriminator)
-    networks = read(read_tensors(generator), critic, dialects.read_settings(config))
-    return GAN(networks.generator, networks.discriminator, classes=classes, notes=networks.notes)
+    read, settings = dialects.dialects[dialect], dialects.read_settings(config)
+    found = read_networks(generator)
+    raw = found.get("generator", found.get(""))
+    average, critic = found.get("generator_test"), found.get("discriminator")
+    if discriminator is not None:
+        given = read_networks(discriminator)
+        critic = given.get("discriminator") or next(iter(given.values()))
+    best = raw if average is None else average
+    networks = read(best, critic, settings)
+    raw_generator = None if average is None or raw is None else read(raw, None, settings).generator
+    return GAN(networks.generator, networks.discriminator, arch=networks.arch, classes=classes, notes=networks.notes,
+               raw_generator=raw_generator)
 
 
 def generator_bytes(generator: nn.Module) -> int:

@@ -24,7 +24,7 @@ from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
 from gantransfer.errors import DivergedError, Interrupted, UsageError
 from gantransfer.interrupts import Wish
-from gantransfer.plan import Batch, Phase, Plan
+from gantransfer.plan import Batch, Group, Phase, Plan
 from gantransfer.processes import Processes
 from gantransfer.runlog import append_line, cut_after
 from gantransfer.schedule import Hooks, Progress, Schedule
@@ -45,6 +45,12 @@ def _ramped_ema(schedule: Schedule) -> Callable[[list[Tensor], list[Tensor], Ten
             torch._foreach_copy_(averages, currents)
 
     return update
+
+
+def _optimizer(group: Group, kind: str) -> torch.optim.Optimizer:
+    if kind == "rmsprop":
+        return torch.optim.RMSprop(group.params, lr=group.lr, alpha=0.99, eps=group.eps)
+    return torch.optim.Adam(group.params, lr=group.lr, betas=group.betas, eps=group.eps)
 
 
 class Trainer:
@@ -69,10 +75,7 @@ class Trainer:
         self.generator = generator.to(self.device, memory_format=torch.channels_last)
         self.plan = plan
         self.extras = plan.extras.to(self.device, memory_format=torch.channels_last)
-        self.optimizers = {
-            name: torch.optim.Adam(group.params, lr=group.lr, betas=group.betas, eps=group.eps)
-            for name, group in plan.groups.items()
-        }
+        self.optimizers = {name: _optimizer(group, schedule.optimizer) for name, group in plan.groups.items()}
         self.ema = AveragedModel(generator, multi_avg_fn=_ramped_ema(schedule), use_buffers=True)
         self.ema.module.eval().requires_grad_(False)
         self.ema.update_parameters(generator)  # the first update is a plain copy
@@ -98,6 +101,8 @@ class Trainer:
             number = (self.progress.step * self._draws + draw) * self.processes.world + self.rank
             raw, labels, indices = self.data.batch(number, size, self.schedule.seed)
             images = to_float(raw)
+            if self.schedule.image_noise:
+                images += self.schedule.image_noise * torch.rand(images.shape, generator=rng)
         move = [t.to(self.device) for t in (images, labels, indices, z, y)]
         return Batch(*move, rng=rng, step=self.progress.step)
 

@@ -17,16 +17,27 @@ from torch import Tensor, nn
 
 from gantransfer.errors import ModelError, writing
 
+# Networks of one checkpoint file, as code bases call them; the first is the moving average.
+NETWORKS = ("generator_test", "generator", "discriminator")
+
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``.pth``/``.pt`` file, on the CPU.
 
     The format is found from the content. Pickles are read with ``weights_only=True``, so no code in them
-    runs. A dict that nests one state dict is unwrapped and DataParallel's ``module.`` prefix taken off.
+    runs. A dict that nests one state dict is unwrapped and DataParallel's ``module.`` prefix taken off; of several
+    networks it is the generator, else the first of `NETWORKS`.
 
     Raises:
         ModelError: missing, truncated, unsafe, without tensors, or with non-finite values.
     """
+    networks = read_networks(path)
+    return networks.get("generator") or next(iter(networks.values()))
+
+
+def read_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every network in a checkpoint file, by their names in `NETWORKS`; "" is the only one of a file
+    that names none. Everything else is as in `read_tensors`."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file '{path}' does not exist; check the path")
@@ -35,19 +46,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     is_safetensors = blob[8:9] == b"{"
     is_pickle = blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80"
     if is_pickle and not is_safetensors:
-        tensors = _state_dict(_unpickle(blob, path), path)
+        networks = _networks(_unpickle(blob, path), path)
     else:
         try:
-            tensors = load_safetensors(blob)
+            networks = {"": load_safetensors(blob)}
         except (SafetensorError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"'{path}' is neither a whole safetensors file nor a PyTorch checkpoint ({error}); "
                 "download or export it again"
             ) from None
-    for key, tensor in tensors.items():
+    for key, tensor in ((k, t) for tensors in networks.values() for k, t in tensors.items()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"'{path}' holds non-finite values in '{key}'; use an earlier checkpoint")
-    return tensors
+    return networks
 
 
 def _unpickle(blob: bytes, path: Path) -> Any:
@@ -63,16 +74,23 @@ def _unpickle(blob: bytes, path: Path) -> Any:
         ) from None
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for wrapper in ("state_dict", "model", "generator", "discriminator"):
+def _networks(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
+    for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
+    if not isinstance(content, Mapping):
+        content = {}
+    parts = {name: content[name] for name in NETWORKS if isinstance(content.get(name), Mapping)} or {"": content}
+    found = {}
+    for name, part in parts.items():
+        tensors = {k: v for k, v in part.items() if isinstance(v, Tensor)}
+        if tensors and all(k.startswith("module.") for k in tensors):
+            tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+        if tensors:
+            found[name] = tensors
+    if not found:
         raise ModelError(f"'{path}' holds no named tensors; give the file of one network's state dict")
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+    return found
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tiny import NETWORKS
+from tiny import NETWORKS, UNLABELLED
 
 import gantransfer.methods  # noqa: F401  (registers them)
 from gantransfer.errors import GanTransferError, ModelError, UsageError
@@ -48,6 +48,17 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "random": {"class_init": "random"},
     },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
+    "adafm": {
+        "small-head": {"modulation": "none"},
+        "gp-head": {"head": "source", "modulation": "none"},
+        "source-head": {"head": "source", "first_layer": "source", "modulation": "fs"},
+        "filter-selection": {"modulation": "fs", "general_g": 3, "general_d": 0},
+        "demodulation": {"modulation": "demodulation", "general_g": 2, "z_dim": 5, "style_blocks": 3},
+        "official": {"scaled_norm": True, "clamp": True, "modulation_nimg": 8, "general_d": 6},
+        "scratch": {"start": "scratch"},
+        "biggan": {"head": "source", "general_d": 1},
+        "biggan-all": {"head": "source", "modulation": "demodulation", "general_g": 4, "general_d": 4},
+    },
 }
 
 
@@ -69,11 +80,18 @@ class Pair:
 
 # What makes no sense, and what it must say: support cannot be lost unnoticed.
 REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
-    Pair("bsa", "unconditional"): (ModelError, "class-conditional norm layers"),
-    Pair("cgantransfer", "unconditional"): (ModelError, "class-conditional norm layers"),
+    **{Pair(m, n): (ModelError, "class-conditional norm layers") for m in ("bsa", "cgantransfer")
+       for n in (*UNLABELLED, "gp_gan")},
+    **{Pair("adafm", n): (ModelError, "architecture 'biggan' cannot take a style head") for n in NETWORKS
+       if not n.startswith("gp_gan")},
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
     Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
 }
+
+
+def home(method: str, wanted: str = "tables") -> str:
+    """The network `wanted`, or the first that `method` takes with its defaults."""
+    return next(n for n in (wanted, *NETWORKS) if Pair(method, n) not in REFUSED)
 
 
 def _pairs() -> list[Pair]:
@@ -83,7 +101,10 @@ def _pairs() -> list[Pair]:
     for method, variants in VARIANTS.items():
         for variant, fields in variants.items():
             form = {"init", "parametrisation"} & fields.keys()
-            pairs += [Pair(method, n, variant) for n in (("tables", "hierarchical") if form else ("hierarchical",))]
+            networks = ("tables", "hierarchical") if form else ("hierarchical",)
+            if method == "adafm" and not variant.startswith("biggan"):
+                networks = ("gp_gan",)
+            pairs += [Pair(method, n, variant) for n in networks]
     return [pair for pair in pairs if pair not in REFUSED]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from method_pairs import REFUSED, VARIANTS, Pair
+from method_pairs import REFUSED, VARIANTS, Pair, home
 from tiny import (
     assemble,
     make_data,
@@ -52,7 +52,7 @@ def test_one_source_and_no_other_number(method: str) -> None:
 @pytest.mark.parametrize("method", sorted(methods))
 def test_a_target_without_classes(method: str) -> None:
     """Class-extending methods ask for a class name; the others make an unconditional generator."""
-    gan, target = make_source(), Target(10, (), 32, 1)
+    gan, target = make_source(home(method)), Target(10, (), 32, 1)
     made = make_method(method, {})
     if method in ("bsa", "cgantransfer"):
         with pytest.raises(UsageError, match="--class-name"):
@@ -72,7 +72,7 @@ def test_an_unconditional_source_learns_classes(method: str, images: ImageData, 
 
 @pytest.mark.parametrize("method", sorted(methods))
 def test_a_source_without_critic(method: str, images: ImageData, tmp_path: Path) -> None:
-    gan = make_source(critic=False)
+    gan = make_source(home(method), critic=False)
     if method == "scratch":
         assemble(tmp_path, gan, images, method, steps=1).trainer.run()
         return
@@ -109,7 +109,7 @@ def test_wrong_fields_are_refused_before_training(
 def test_one_target_class_is_enough(images: ImageData, tmp_path: Path) -> None:
     data = images.class_subset(["b"])
     for method in methods:
-        parts = assemble(tmp_path / method, make_source("hierarchical"), data, method, steps=1)
+        parts = assemble(tmp_path / method, make_source(home(method, "hierarchical")), data, method, steps=1)
         parts.trainer.run()
         assert parts.trainer.generator.num_classes == 1
 

@@ -19,7 +19,7 @@ from gantransfer.checkpoint import load_checkpoint
 from gantransfer.data import ImageData
 from gantransfer.losses import AdversarialLoss
 from gantransfer.modulation import fold
-from gantransfer.networks.biggan import BigGAN, build_discriminator, build_generator
+from gantransfer.registry import architectures
 from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
 
@@ -31,7 +31,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "class_affine": "shared", "shared_dim": 6, "hierarchical": True, "g_attention": (16,), "d_attention": (16,),
     },
     "unconditional": {"num_classes": 0},
+    "gp_gan": {"arch": "gp_gan"},
+    "gp_gan-unconditional": {"arch": "gp_gan", "num_classes": 0},
 }
+UNLABELLED = ("unconditional", "gp_gan-unconditional")
 
 
 def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **changes: Any) -> GAN:
@@ -39,8 +42,11 @@ def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **c
     iterations have moved, and its attention counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = BigGAN.tiny(**{**NETWORKS[network], **changes})
-        gan = GAN(build_generator(config), build_discriminator(config) if critic else None)
+        settings = {"arch": "biggan", **NETWORKS[network], **changes}
+        arch = architectures[name := settings.pop("arch")]
+        config = arch.tiny(**settings)
+        critic_net = arch.build_discriminator(config) if critic else None
+        gan = GAN(arch.build_generator(config), critic_net, arch=name)
         with torch.no_grad():
             for name, param in gan.generator.named_parameters():
                 if name.endswith("gamma"):
@@ -49,7 +55,7 @@ def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **c
             for _ in range(5):
                 gan.generator(*latents(gan, 16, seed=None))
             gan.generator.eval()
-            if config.standing_statistics:
+            if gan.generator.standing_norms():
                 batches = [latents(gan, 16, seed=None) for _ in range(3)]
                 gan.accumulate_standing_statistics(*zip(*batches, strict=True))
     return gan
@@ -180,6 +186,6 @@ def adapter_of(folder: Path, gan: GAN, data: ImageData, classes: Sequence[str], 
     parts = assemble(folder / "run", gan, data.class_subset(list(classes)), method, {**fast, **(fields or {})}, steps=2,
                      eval_nimg=0, checkpoint_nimg=0)
     parts.trainer.run()
-    best = fold(copy.deepcopy(parts.trainer.ema.module))
+    best = fold(copy.deepcopy(parts.trainer.ema.module), filters=False)
     save_adapter(folder / "adapter", best, gan, "tiny", parts.method, method, parts.target)
     return folder / "adapter"

@@ -16,7 +16,7 @@ import gantransfer.networks  # noqa: F401  (both register on import)
 from gantransfer.cli.flags import Flag
 from gantransfer.registry import architectures, methods
 
-FROM_DATA = ("num_classes", "extensions")  # of an architecture: follow from the data, never a flag
+FROM_DATA = ("num_classes", "extensions", "plain_convolutions")  # of an architecture: never a flag
 
 
 def method_flags(settings: dict[str, Any]) -> list[Flag]:

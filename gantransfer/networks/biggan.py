@@ -80,6 +80,7 @@ class BigGANConfig:
         d_wide: hidden channels of a discriminator block are its output's, else its input's.
         init: "ortho", "N02" or "xavier".
         extensions: class counts of the adapters added by `extend`, in order.
+        plain_convolutions: names of G's convolutions without spectral norm, whose weights were modulated.
     """
 
     resolution: int = 32
@@ -99,6 +100,7 @@ class BigGANConfig:
     d_wide: bool = True
     init: str = "ortho"
     extensions: tuple[int, ...] = ()
+    plain_convolutions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.resolution not in G_TABLE:
@@ -123,7 +125,7 @@ class BigGANConfig:
             raise ModelError("hierarchical z needs class_affine 'shared' or 'noisy-table', not 'table'")
         if self.class_affine == "noisy-table" and not self.hierarchical:
             raise ModelError("class_affine 'noisy-table' needs hierarchical z; use 'table'")
-        for name in ("g_attention", "d_attention", "extensions"):
+        for name in ("g_attention", "d_attention", "extensions", "plain_convolutions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.hierarchical:
             object.__setattr__(self, "z_dim", self.z_chunk * len(self.g_widths))
@@ -216,6 +218,8 @@ class Generator(nn.Module):
         conv = SNConv2d(widths[-1], config.channels, eps=config.sn_eps)
         self.output_layer = nn.ModuleList([output_norm, nn.ReLU(), conv])
         initialise(self, config.init)
+        for name in config.plain_convolutions:
+            self.get_submodule(name).without_norm()
         for classes in config.extensions:
             self._append_norms(self.adapter_norms(classes), classes)
 
@@ -472,6 +476,11 @@ class Discriminator(nn.Module):
         classes = config.num_classes - sum(config.extensions)
         self.embed = SNEmbedding(classes, widths[-1], eps=eps) if classes else None
         initialise(self, config.init)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that it can judge: those it was made with."""
+        return 0 if self.embed is None else self.embed.num_embeddings
 
     @property
     def head(self) -> nn.Module:

@@ -1,0 +1,91 @@
+"""Modulations of frozen convolution filters: AdaFM and its special cases. All start as the identity.
+
+Paper: Zhao, Cong, Carin, "On Leveraging Pretrained GANs for Limited-Data Generation", ICML 2020, section 3.3. A plain
+convolution takes a modulation as a parametrisation of its weight; a spectrally normed one takes it behind the norm, on
+W / sigma with sigma frozen. `gantransfer.modulation.fold` turns both into plain weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gantransfer.layers import SpectralNorm
+
+KINDS = ("adafm", "fs", "demodulation")
+
+
+class FilterModulation(nn.Module):
+    """[out, in, k, k] -> the same shape, from a scale and a shift for each pair of an output and an input channel.
+
+    ``adafm``: gamma W + beta, both [out, in, 1, 1] (eq. 2). ``fs``, filter selection (Noguchi and Harada, 2019): both
+    [out, 1, 1, 1], one number for all input channels. ``demodulation`` (eq. 3; Karras et al., 2020): no shift and the
+    scale of rank one eta s^T with s [1, in, 1, 1] learned and eta_i = 1 / sqrt(eps + sum (s_j W_ijk)^2), relative to
+    its value at s = 1, so that it starts as the identity too. (The paper prints the sum without the square.)
+    """
+
+    def __init__(self, kind: str, weight: Tensor) -> None:
+        super().__init__()
+        n_out, n_in = weight.shape[:2]
+        self.kind = kind
+        if kind == "demodulation":
+            self.style = nn.Parameter(weight.new_ones(1, n_in, 1, 1))
+        else:
+            shape = (n_out, n_in, 1, 1) if kind == "adafm" else (n_out, 1, 1, 1)
+            self.gamma = nn.Parameter(weight.new_ones(shape))
+            self.beta = nn.Parameter(weight.new_zeros(shape))
+
+    def scale_and_shift(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma and beta, float [out, in] each, as they act on `weight`."""
+        n_out, n_in = weight.shape[:2]
+        if self.kind == "demodulation":
+            eps, weight = 1e-8, weight.contiguous()  # sums must not depend on the layout
+            eta = torch.rsqrt(eps + (self.style * weight).square().sum((1, 2, 3)))
+            relative = eta * (eps + weight.square().sum((1, 2, 3))).sqrt()
+            return relative[:, None] * self.style.view(1, -1), weight.new_zeros(n_out, n_in)
+        return self.gamma[:, :, 0, 0].expand(n_out, n_in), self.beta[:, :, 0, 0].expand(n_out, n_in)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.kind == "demodulation":
+            return self.scale_and_shift(weight)[0][:, :, None, None] * weight
+        return self.gamma * weight + self.beta
+
+
+def filters(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """(name, convolution) of everything inside `module` that is modulated: the 3x3 convolutions. Shortcuts and
+    attention (1x1) stay as they are, as in the published code."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3):
+            yield name, part
+
+
+def modulate(convolution: nn.Conv2d, kind: str) -> FilterModulation:
+    """Give `convolution` a modulation, in place; returns it."""
+    modulation = FilterModulation(kind, convolution.weight.detach())
+    if isinstance(convolution, SpectralNorm):
+        convolution.modulation = modulation
+    else:
+        parametrize.register_parametrization(convolution, "weight", modulation)
+    return modulation
+
+
+def filter_modulations(module: nn.Module) -> list[tuple[str, nn.Conv2d, FilterModulation]]:
+    """(name, convolution, its modulation) of every modulated convolution inside `module`."""
+    found = []
+    for name, part in module.named_modules():
+        modulation = getattr(part, "modulation", None) if isinstance(part, SpectralNorm) else None
+        if parametrize.is_parametrized(part, "weight"):
+            modulation = part.parametrizations.weight[0]
+        if isinstance(modulation, FilterModulation):
+            found.append((name, part, modulation))
+    return found
+
+
+def bare_weight(convolution: nn.Conv2d) -> Tensor:
+    """What a modulated convolution's modulation acts on: the frozen filters, over sigma where they are normed."""
+    if isinstance(convolution, SpectralNorm):
+        return convolution.unmodulated()
+    return convolution.parametrizations.weight.original
