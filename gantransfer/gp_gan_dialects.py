@@ -167,7 +167,7 @@ def adafm(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
     code embeds and does not use, are left out.
     """
     _need(g, ("small_fc.weight", "small_embedding.weight", "small_style.1.linear.weight", "conv_img.weight"),
-          "style-head generator's")
+          "style-head generator")
     groups = sorted(numbered(g, r"resnet_(\d)_0\.conv_0\.weight"))
     blocks = len(numbered(g, r"small_net_(\d+)\.conv_0\.weight"))
     channels = g["small_net_2.conv_0.weight"].shape[0]

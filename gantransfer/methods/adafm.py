@@ -161,6 +161,8 @@ class AdaFM:
         modulation = {id(p): p for _, _, m in filter_modulations(generator) for p in m.parameters()}
         fixed = {id(p) for part in (*frozen_g, *frozen_d) for p in part.parameters()}
         fixed -= self._class_parameters(frozen_g)
+        if frozen_g and not target.num_classes and getattr(generator, "embedding", None) is not None:
+            fixed |= {id(p) for p in generator.embedding.parameters()}  # one label's is a constant, as published
         adam = {"betas": (0.0, self.beta2)}
         head = [p for p in generator.parameters() if id(p) not in fixed | modulation.keys()]
         groups = {"D": Group([p for p in critic.parameters() if id(p) not in fixed], self.lr_d, **adam),
