@@ -22,6 +22,7 @@ _HOMES = {
     "gantransfer.registry": ("register_architecture", "register_features", "register_method", "register_metric"),
     "gantransfer.results": ("Run", "evaluate", "extend", "inspect", "load", "merge"),
     "gantransfer.sources": ("GAN", "convert"),
+    "gantransfer.style_mixing": ("style_augment", "style_mix"),
 }
 _PUBLIC = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_PUBLIC)

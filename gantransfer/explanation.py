@@ -1,4 +1,5 @@
-"""What knowledge propagation has learned, in pictures (cGANTransfer, Figures 8, 9, 11 and 12).
+"""What a run has learned: knowledge propagation, in pictures (cGANTransfer, Figures 8, 9, 11 and 12), or filters'
+modulation (`gantransfer.filter_analysis`).
 
 A finished run keeps scores and tuned prior of every class-conditional norm layer in ``analysis/``; together with the
 adapter they are enough, and the training images are not needed.
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gantransfer import filter_analysis
 from gantransfer.errors import ModelError, UsageError, writing
 from gantransfer.modulation import fold, propagations
 from gantransfer.pictures import GRID_SEED, save_grid, source_classes
@@ -65,14 +67,20 @@ def read(folder: Path) -> Learned:
     return Learned(read_tensors(folder / "analysis" / "propagation.safetensors"), layers)
 
 
-def explain(run: str | Path, out: str | Path | None = None, *, top: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Write a run's pictures of knowledge propagation (again), and its report where they stay in the run.
+def explain(
+    run: str | Path, out: str | Path | None = None, *, top: int | None = None, seed: int = 0,
+    beside: Sequence[str | Path] = (),
+) -> dict[str, Any]:
+    """Write a run's pictures of knowledge propagation (again), and its report where they stay in the run; of a run with
+    modulated filters, put their scales `beside` those of other runs, in its report.
 
     Args:
-        run: directory of a finished cgantransfer run. out: folder of the pictures (None: the run's ``analysis``).
-        top: contributors per class (None: 3, or all of a source with fewer). seed: of the latents.
+        run: directory of a finished run of cgantransfer, or of adafm. out: folder of the pictures (None: the run's
+            ``analysis``). top: contributors per class (None: 3, or all of a source with fewer). seed: of the latents.
+        beside: runs of adafm to compare with, see `gantransfer.filter_analysis.compare`.
 
     Returns:
+        Of modulated filters: ``groups`` with box plots of scales and shifts, and ``compared``. Of propagation:
         ``classes``: {target class: {layer: {"scale": [[source class, score], ...], "shift": ...}}}, the `top` largest
         by size; ``first_layer``: {target class: [source class, ...]}, the contributors that the picture shows;
         ``files``: the pictures.
@@ -81,11 +89,18 @@ def explain(run: str | Path, out: str | Path | None = None, *, top: int | None =
         ModelError: no finished run. UsageError: it used no knowledge propagation, or `top` is out of range.
     """
     folder = Path(run)
+    if (folder / "analysis" / filter_analysis.FILE).is_file():
+        compared = filter_analysis.compare(folder, [Path(other) for other in beside]) if beside else None
+        write_report(folder)
+        return {"groups": read_json(folder / "analysis" / filter_analysis.FILE)["groups"], "compared": compared,
+                "files": [str(folder / "report.html")]}
     adapted = load(folder)
     analysis = folder / "analysis"
     if not (analysis / "contributions.json").is_file():
-        raise UsageError(f"run '{folder}' has no knowledge propagation to explain; it takes a run of method "
-                         "cgantransfer")
+        raise UsageError(f"run '{folder}' has neither knowledge propagation nor modulated filters to explain; it takes "
+                         "a run of method cgantransfer or adafm")
+    if beside:
+        raise UsageError(f"run '{folder}' has no modulated filters to put beside others'; it takes a run of adafm")
     names = read_json(analysis / "contributions.json")
     top = min(TOP, len(names["source_classes"])) if top is None else top
     if not 1 <= top <= len(names["source_classes"]):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gantransfer import explanation
+from gantransfer import explanation, filter_analysis
 from gantransfer import metrics as measuring
 from gantransfer.adapter import save_adapter
 from gantransfer.data import ImageData
@@ -20,6 +20,7 @@ from gantransfer.pictures import class_grid, nearest_pictures
 from gantransfer.runs import Parts
 from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
+from gantransfer.style_mixing import style_picture
 from gantransfer.trainer import Progress
 from gantransfer.weights import write_json
 
@@ -88,12 +89,15 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         learned = None
         if parts.job.kind == "adapt":
             learned = explanation.record(best, parts.gan, parts.target.classes, folder)
+        filter_analysis.record(best, folder)
         fold(best, filters=False)
         sizes = _save(parts, best, folder)
         fold(best)
         if learned is not None:
             explanation.draw(best, parts.gan.generator, learned, folder / "analysis")
         class_grid(best, folder / "samples" / "after.png")
+        adapted = GAN(best, arch=parts.gan.arch, classes=parts.target.classes or None)
+        style_picture(adapted, folder / "samples" / "style-mixing.png")
         first = folder / "samples" / "step-000000.png"
         if first.is_file():
             with writing(folder / "samples" / "before.png"):

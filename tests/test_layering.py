@@ -36,7 +36,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
                  {"settings", "images", "augment", "modulation", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
-    "api": ({"api", "results", "runs", "finish", "explanation", "defaults", "compare", "doctor"}, {
+    "api": ({"api", "results", "runs", "finish", "explanation", "filter_analysis", "style_mixing", "defaults",
+             "compare", "doctor"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),

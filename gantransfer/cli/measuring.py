@@ -73,6 +73,16 @@ def explain(settings: Settings) -> None:
     if as_json:
         say_json(found)
         return
+    if "groups" in found:
+        table(("group", "scale: median", "quartiles", "shift: median", "quartiles"), [
+            (row["group"], *(text for kind in ("gamma", "beta") for text in (
+                f"{row[kind]['median']:.3f}", f"{row[kind]['first']:.3f} to {row[kind]['third']:.3f}")))
+            for row in found["groups"]])
+        for name, count in zip(*(found["compared"][key] for key in ("runs", "columns")), strict=True) \
+                if found["compared"] else ():
+            say(f"{name} leads the others in {count} scales of {found['compared']['convolution']}")
+        say(found["files"][0])
+        return
     first = {name: next(iter(layers.values())) for name, layers in found["classes"].items()}
     table(("class", "first layer: scale", "first layer: shift"), [
         (name, *("  ".join(f"{source} {score:+.2f}" for source, score in layer[kind]) for kind in ("scale", "shift")))

@@ -15,6 +15,7 @@ from gantransfer.errors import OutputError, UsageError
 
 MILLISECONDS = 60  # per frame of an animation
 CHUNK = 256  # images computed at a time with --single
+FOLDERS = ("single", "augment_to")  # ways of writing a file per image
 WIDEST = 32  # columns of a grid with one row per class
 
 
@@ -22,11 +23,16 @@ def sample(settings: dict[str, Any]) -> None:
     """``gantransfer sample``."""
     from gantransfer import api
 
-    ways = [name for name in ("single", "interpolate", "interpolate_latents") if settings.get(name)]
+    ways = [name for name in ("single", "interpolate", "interpolate_latents", "mix_styles", "augment_to")
+            if settings.get(name)]
     if len(ways) > 1:
-        raise UsageError(f"--{ways[0]} and --{ways[1].replace('_', '-')} cannot go together; choose one")
+        one, other = (way.replace("_", "-") for way in ways[:2])
+        raise UsageError(f"--{one} and --{other} cannot go together; choose one")
+    if settings.get("style_groups") and not {"mix_styles", "augment_to"} & set(ways):
+        raise UsageError("--style-groups belongs to --mix-styles or --augment-to; give one of them too")
     _check(settings)
-    out = Path(settings.get("out", {"": "samples.png", "single": "samples"}.get(ways[0] if ways else "", "way.webp")))
+    default = {"": "samples.png", "single": "samples", "mix_styles": "mixed.png", "augment_to": "augmented"}
+    out = Path(settings.get("out", default.get(ways[0] if ways else "", "way.webp")))
     _check_out(out, ways[0] if ways else "")
     device = use_device(settings)
     gan = api.load(settings["model"])
@@ -36,6 +42,10 @@ def sample(settings: dict[str, Any]) -> None:
         _grid(gan, classes, out, settings)
     elif ways == ["single"]:
         _files(gan, classes, out, settings)
+    elif ways == ["mix_styles"]:
+        _mixed(gan, settings.get("classes"), out, settings)
+    elif ways == ["augment_to"]:
+        _augmented(gan, out, settings)
     else:
         _animation(gan, classes, out, settings)
 
@@ -51,12 +61,12 @@ def _check(settings: dict[str, Any]) -> None:
 
 
 def _check_out(out: Path, way: str) -> None:
-    suffixes = {"": (".png",), "single": (), "interpolate": (".webp",), "interpolate_latents": (".webp",)}[way]
+    suffixes = {"": (".png",), "mix_styles": (".png",)}.get(way, () if way in FOLDERS else (".webp",))
     if suffixes and out.suffix.lower() not in suffixes:
         raise UsageError(f"--out is '{out}'; give a name that ends in {suffixes[0]}")
-    if way == "single" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if way in FOLDERS and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"output '{out}' exists and is not empty; choose another --out")
-    if way != "single" and out.is_dir():
+    if way not in FOLDERS and out.is_dir():
         raise UsageError(f"output '{out}' is a folder; give a file name, or --single")
 
 
@@ -100,6 +110,35 @@ def _files(gan: Any, classes: list[str | int], out: Path, settings: dict[str, An
         file = out / f"{number:05d}-{name}.png"
         _write(file, lambda image=image, file=file: _picture(image, settings.get("scale") or 1).save(file))
     say(f"{out}: {count} files")
+
+
+def _mixed(gan: Any, classes: list[str] | None, out: Path, settings: dict[str, Any]) -> None:
+    from gantransfer.sampling import grid
+    from gantransfer.style_mixing import style_grid
+
+    left, colon, right = settings["mix_styles"].partition(":")
+    try:
+        sources, destinations = ([int(seed) for seed in text.split(",")] for text in (left, right))
+    except ValueError:
+        raise UsageError(f"--mix-styles is '{settings['mix_styles']}'; give seeds of sources, a colon and seeds of "
+                         "destinations, as in 0,1,2:10,11") from None
+    if classes is not None and len(classes) > 1:
+        raise UsageError(f"--mix-styles draws one class and --classes names {len(classes)}; give one")
+    name = _classes(classes, gan.classes)[0] if classes else None
+    images = style_grid(gan, sources, destinations, settings.get("style_groups"), name, settings.get("truncation", 1.0))
+    _write(out, lambda: grid(images, 1 + len(destinations), settings.get("scale") or 1).save(out))
+    say(f"{out}: {len(sources)} sources (left) with the styles of {len(destinations)} destinations (above)")
+
+
+def _augmented(gan: Any, out: Path, settings: dict[str, Any]) -> None:
+    from gantransfer.style_mixing import style_augment
+
+    for number, mixed in enumerate(style_augment(gan, settings["augment_to"], settings.get("seed", 0),
+                                                 settings.get("style_groups"))):
+        file = out / re.sub(r"[^\w-]", "_", gan.classes[mixed.label]) / f"{number:05d}.png"
+        _write(file, lambda mixed=mixed, file=file: _picture(mixed.image, settings.get("scale") or 1).save(file))
+    say(f"{out}: {settings['augment_to']} style-mixed images in {len(gan.classes)} "
+        f"folder{'s' if len(gan.classes) > 1 else ''}")
 
 
 def _animation(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
