@@ -118,7 +118,7 @@ def style_grid(gan: GAN, sources: Sequence[int], destinations: Sequence[int], gr
 def style_augment(gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None = None) -> Iterator[Mixed]:
     """`n` style-mixed images for training something else, classes in turn, each of two latents of its own.
 
-    The same seed gives the same images; image i does not depend on `n`.
+    The same seed gives the same images; image i does not depend on `n`, but for rounding.
     """
     chosen = _sites(gan.generator, groups)
     if n < 1:
@@ -126,7 +126,8 @@ def style_augment(gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None 
     z_dim, classes = gan.generator.z_dim, max(gan.generator.num_classes, 1)
     for start in range(0, n, AT_A_TIME):
         count = min(AT_A_TIME, n - start)
-        seeds = [(2 * i + seed * 2**32, 2 * i + 1 + seed * 2**32) for i in range(start, start + count)]
+        seeds = [tuple(map(int, np.random.SeedSequence([seed, i]).generate_state(2)))
+                 for i in range(start, start + count)]
         a, b = (torch.cat([draw_latents(1, z_dim, pair[k]) for pair in seeds]) for k in (0, 1))
         labels = torch.arange(start, start + count) % classes
         mixed = channels_last(_mix(gan.generator, a, b, labels if gan.generator.num_classes else None, chosen))
