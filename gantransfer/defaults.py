@@ -15,7 +15,8 @@ class Training:
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`.
+        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`; loss None is hinge,
+            or what the source was trained with for a method that goes on with it.
     """
 
     steps: int | None = None
@@ -31,7 +32,7 @@ class Training:
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
-    loss: str = "hinge"
+    loss: str | None = None
     augment: str | None = None
     d_steps: int | None = None
     r1_gamma: float | None = None
@@ -71,5 +72,5 @@ class Training:
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
             precision=self.precision, device=self.device, threads=self.threads,
         )
-        loss = AdversarialLoss(self.loss, self.gp_weight, r1_gamma, self.r1_every, augment, d_steps)
+        loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r1_every, augment, d_steps)
         return schedule, loss

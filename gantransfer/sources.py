@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import gantransfer.networks  # noqa: F401  (registers the architectures)
 from gantransfer import dialects
-from gantransfer.errors import ModelError, OutputError, did_you_mean
+from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, propagations
 from gantransfer.registry import architectures
@@ -81,6 +81,13 @@ class GAN:
     @property
     def base_sha256(self) -> str:
         return self.lineage[0] if self.lineage else self.sha256
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """What the critic was trained with, as settings of `gantransfer.defaults.Training`: as the model's card says,
+        else its architecture, else hinge."""
+        known = getattr(architectures[self.arch], "trained_with", {"loss": "hinge"})
+        return known if "loss" not in self.card else {k: self.card[k] for k in ("loss", "r1_gamma") if k in self.card}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -200,7 +207,7 @@ class GAN:
             classes: a class, a list of classes taken in turn (names or ids), or None for all in turn.
             truncation: in (0, 1]; smaller is more typical and less varied.
         """
-        z = draw_latents(n, self.generator.z_dim, seed, truncation)
+        z = draw_latents(n, self.generator.z_dim, seed, truncation, getattr(self.generator, "picks", 0))
         y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
         return channels_last(generate(self.generator, z, y, batch_size))
 
@@ -252,6 +259,7 @@ class GAN:
             **self.config, "classes": self.classes, "sha256": self.sha256, "base_sha256": self.base_sha256,
             "generator_parameters": count(self.generator), "discriminator_parameters": count(self.discriminator),
             "has_raw_generator": self.raw_generator is not None, "card": self.card,
+            **({"p": self.generator.p.tolist()} if hasattr(self.generator, "p") else {}),
         }
 
 
@@ -297,22 +305,29 @@ def convert(
     discriminator: str | Path | None = None,
     config: Mapping[str, Any] | str | Path | None = None,
     classes: Sequence[str] | None = None,
+    miner: str | Path | None = None,
 ) -> GAN:
     """Read another code base's checkpoint files into a `GAN`; what was inferred is in its `notes`.
 
     Args:
-        dialect: "biggan-pytorch" or "cgantransfer".
-        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files.
+        dialect: "biggan-pytorch", "cgantransfer" or "minegan".
+        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files. miner: the same, of
+            the minegan dialect.
         config: the official settings as mapping or JSON path; extra keys are ignored.
         classes: names by class id; '0'..'N-1' if absent.
 
     Raises:
-        UsageError: unknown dialect. ModelError: files that are unsafe, broken or of another network.
+        UsageError: unknown dialect, a miner too many or too few. ModelError: files that are unsafe, broken or of another
+            network.
     """
     read = dialects.dialects[dialect]
+    if (miner is not None) != (dialect in dialects.WITH_MINER):
+        raise UsageError(f"dialect '{dialect}' takes {'a' if miner is None else 'no'} miner's file; " +
+                         ("give it with miner (--miner FILE)" if miner is None else "leave miner out"))
     critic = None if discriminator is None else read_tensors(discriminator)
-    networks = read(read_tensors(generator), critic, dialects.read_settings(config))
-    return GAN(networks.generator, networks.discriminator, classes=classes, notes=networks.notes)
+    files = (read_tensors(generator), critic, dialects.read_settings(config))
+    networks = read(*files) if miner is None else read(*files, read_tensors(miner))
+    return GAN(networks.generator, networks.discriminator, arch=networks.arch, classes=classes, notes=networks.notes)
 
 
 def generator_bytes(generator: nn.Module) -> int:

@@ -69,7 +69,8 @@ def comparison(settings: Settings) -> Any:
         raise UsageError("gantransfer compare needs --methods A,B,... or a plan with 'variants'")
     for variant in variants:
         _convert(variant)
-    sources = {str(k): str(v) for k, v in (settings.pop("sources", None) or {}).items()}
+    sources = {str(k): ",".join(map(str, v)) if isinstance(v, list) else str(v)
+               for k, v in (settings.pop("sources", None) or {}).items()}
     targets = {str(k): _target(str(k), v) for k, v in (settings.pop("targets", None) or {}).items()}
     tasks = tasks_of(sources, targets, settings.pop("source", None), settings.pop("data", None),
                      data_options(settings))

@@ -27,7 +27,8 @@ def flatten(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         name = method.pop("name")
         flat |= method
         if config["kind"] == "adapt":
-            flat |= {"method": name, "source": config["source"]["name"]}
+            names = [config["source"]["name"], *(other["name"] for other in config["source"].get("others", ()))]
+            flat |= {"method": name, "source": ",".join(names)}
         else:
             network = {k: v for k, v in config["source"]["network"].items() if k != "num_classes"}
             flat |= {"arch": config["source"]["arch"], **network}

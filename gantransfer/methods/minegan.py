@@ -1,0 +1,344 @@
+"""MineGAN: a miner finds what of one or several sources looks like the target; then all fine-tunes.
+
+Paper: Wang et al., "MineGAN: effective knowledge transfer from GANs to target domains with few images", CVPR 2020
+(equation numbers of its summary). Reference code: yaxingwang/MineGAN (a810f2d7).
+
+The miner M maps a new latent u ~ p(u) to the source's z. Mining trains M and the critic on eqs. 2 and 3, L_D =
+E[D(G(M(u)))] - E[D(x)] and L_G = -E[D(G(M(u)))], with G fixed, its buffers included; fine-tuning goes on with M, G and
+D. In their printed, Wasserstein form with gradient penalty (eq. 1) both are ``loss="wgan-gp"``; by default a run takes the
+loss its critic was trained with. They are computed in `gantransfer.losses`.
+
+Conditional sources need no labels: a second miner maps the same u to the class condition, a float embedding where
+the source has a shared one, else mixing weights over its classes (softmax). The critic drops its class projection.
+With ``per_class`` every target class has a miner of its own before one frozen generator, and the critic keeps a
+projection, on the target's classes (ours: without it no miner would know its class).
+
+Several sources: every G_i has its miner M_i and, as the text writes z ~ p_i(z), a u_i of its own; one critic, of one
+source. A *supersample* is {G_i(M_i(u_i)): i = 1..N}; both losses see its highest-scoring image alone,
+max_i D(G_i(M_i(u_i))), sample by sample, so that only that generator and its miner receive a gradient (`Supersample`).
+Scores are the critic's on images without augmentation, and scoring moves none of its buffers.
+
+The selector's p_1..p_N: the text says what they are for, not how they are learned. Here p follows the shares f_i of
+supersamples that i wins among the critic's fakes, p <- d p + (1 - d) f with d = 2^(-batch / p_half_life_nimg)
+(``p_update="ema"``). Reason: the fakes that D compares with the data are the mixture of winners in proportions f, so
+this is the mixture whose match with the target the game enforces, and sampling by any other p would leave it; f is
+also the minimiser of the selector's cross-entropy on winners, E[-log p_winner], so no learned selector could end
+elsewhere. f moves as miners learn, hence an average that forgets; ``p_update="mean"`` never does. Sampling picks one G_i
+by p; outputs are never blended.
+
+Where the official code differs (facts from its BigGAN, StyleGAN and MNIST variants), the paper is the default:
+
+* BigGAN: two stacks of four spectrally normed linear layers without activation (``variant="biggan"``); G in training
+  mode while it is mined, so that its statistics and power iterations move (``buffers="official"``); the softplus loss
+  (``loss="non-saturating"``). StyleGAN: two layers with a ReLU (``variant="stylegan"``, the default). MNIST: the same
+  from a u of four entries (``variant="mnist"``).
+* Miners start as PyTorch's linear layers do (``miner_init="torch"``), which mines near z = 0; "unit" (ours) starts with z
+  of the size the source was trained on, and conditions around its mean class.
+* One code base has several generators (a prototype on MNIST): there the noise is shared (``noise="shared"``) and the
+  source is chosen from the noise by a trained head, not by p.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gantransfer.errors import ModelError, UsageError
+from gantransfer.extension import ROW_INITS, Choices, check_choices, seeded, target_critic
+from gantransfer.layers import SpectralNorm, weights_follow
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
+from gantransfer.registry import architectures, register_method
+
+# Published miners; layers are as wide as the source's z.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "stylegan": {"depth": 2, "activation": "relu", "spectral": False},
+    "biggan": {"depth": 4, "activation": "none", "spectral": True},
+    "mnist": {"depth": 2, "activation": "relu", "spectral": False, "u_dim": 4},
+}
+
+
+@register_method("minegan")
+@dataclass(frozen=True)
+class MineGAN:
+    """Mine one or several sources, then fine-tune.
+
+    Attributes:
+        variant: a published miner: "stylegan" (two layers, ReLU), "biggan" (four normed layers, affine) or "mnist"
+            (two layers from a narrow u).
+        depth, width, u_dim: linear layers of a miner, their width, and the length of u; None: the variant's, and the
+            source's z.
+        activation: between the layers; "preset": the variant's. spectral: spectral norm; None: the variant's.
+        label_miner: what mines a conditional source's class: an "embedding", a "mixture" of its classes, or "auto".
+        miner_init: where miners start: as linear layers do ("torch"), or keeping the size of z ("unit").
+        mining_nimg: images shown while the generator is fixed. mining_steps: the same in iterations, instead.
+        finetune: train miner, generator and critic afterwards; without it this is MineGAN (w/o FT).
+        per_class: a miner for every target class (no fine-tuning, one source).
+        d_embedding: where the critic's class rows start (per_class only).
+        critic: number of the source, from 1, whose critic is taken; None: drawn by init_seed.
+        noise: several sources read entries of u of their own ("separate") or the same ("shared").
+        p_update: how the selector averages shares of wins. p_half_life_nimg: images after which half of its "ema" is
+            newer.
+        buffers: a fixed generator's buffers stay, or move as in the published code.
+        lr: Adam rate of the miners. lr_g: Adam rate of the generators in fine-tuning. lr_d: Adam rate of the critic.
+        init_seed: seed of everything newly drawn; a run's own seed unless given.
+    """
+
+    variant: str = "stylegan"
+    depth: int | None = None
+    width: int | None = None
+    u_dim: int | None = None
+    activation: str = "preset"
+    spectral: bool | None = None
+    label_miner: str = "auto"
+    miner_init: str = "torch"
+    mining_nimg: int = 6400
+    mining_steps: int = 0
+    finetune: bool = True
+    per_class: bool = False
+    d_embedding: str = "random"
+    critic: int | None = None
+    noise: str = "separate"
+    p_update: str = "ema"
+    p_half_life_nimg: int = 2000
+    buffers: str = "fixed"
+    lr: float = 1e-3
+    lr_g: float = 1e-4
+    lr_d: float = 4e-4
+    init_seed: int = 0
+
+    before_source: ClassVar[tuple[str, ...]] = ("miners.",)  # what an adapter without fine-tuning consists of
+    choices: ClassVar[Choices] = {
+        "variant": tuple(VARIANTS), "activation": ("preset", "relu", "lrelu", "none"),
+        "label_miner": ("auto", "embedding", "mixture"), "miner_init": ("torch", "unit"), "d_embedding": ROW_INITS,
+        "noise": ("separate", "shared"), "p_update": ("ema", "mean"), "buffers": ("fixed", "official"),
+    }
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("depth", "width", "u_dim", "critic"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} is not possible; give 1 or more")
+        if self.per_class and self.finetune:
+            raise UsageError("per_class mines one generator for all classes, which stays fixed; add --no-finetune")
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether target classes are told apart; otherwise they are mined as one."""
+        return self.per_class
+
+    def in_images(self, shown: int) -> MineGAN:
+        """This with `mining_steps` in images, `shown` in an iteration."""
+        return replace(self, mining_nimg=self.mining_steps * shown, mining_steps=0) if self.mining_steps else self
+
+    # ---- structure -----------------------------------------------------------------------------------
+
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """Copies of the sources' generators with fresh miners before them."""
+        self._check(sources, target)
+        mined = architectures["mined"]
+        generators = [self._copy(source) for source in sources]
+        kinds = [self._miner(source, generator) for source, generator in zip(sources, generators, strict=True)]
+        classes = target.num_classes if self.per_class else int(target.num_classes == 1)
+        with seeded(self.init_seed):
+            generator = mined.around(
+                generators, [source.config["arch"] for source in sources],
+                [mined.miner_class(**kind) for kind in (kinds * classes if self.per_class else kinds)],
+                num_classes=classes, shared_u=self.noise == "shared",
+            )
+            if self.miner_init == "unit":
+                for number, miner in enumerate(generator.miners):
+                    _keep_size(miner, generators[number if len(generators) > 1 else 0])
+        return generator
+
+    def _check(self, sources: Sequence[Source], target: Target) -> None:
+        if not sources:
+            raise UsageError("method 'minegan' mines 1 source or more, not 0; give --source")
+        if self.per_class and len(sources) > 1:
+            raise UsageError(f"per_class mines one source, not {len(sources)}; give one --source")
+        if self.per_class and not target.num_classes:
+            raise UsageError("per_class learns classes and the target has none; pass --class-name NAME for a flat "
+                             "folder, or leave per_class out")
+        if any(hasattr(source.generator, "miners") for source in sources):
+            raise ModelError("a mined model is no source for another adaptation; give the source that it was mined "
+                             "from")
+
+    def _copy(self, source: Source) -> nn.Module:
+        """As it is where it stays fixed; for fine-tuning with standing statistics as the averages that go on."""
+        if not self.finetune:
+            return copy.deepcopy(source.generator)
+        classes = source.generator.num_base_classes
+        with seeded(self.init_seed), weights_follow():
+            return source.generator.with_classes(classes, torch.eye(max(classes, 1)))
+
+    def _miner(self, source: Source, generator: nn.Module) -> dict[str, Any]:
+        """Settings of one source's miner."""
+        preset = VARIANTS[self.variant]
+        z_dim = generator.z_dim
+        condition, dim = self._condition(generator)
+        return {
+            "u_dim": self.u_dim or preset.get("u_dim", z_dim), "z_dim": z_dim, "depth": self.depth or preset["depth"],
+            "width": self.width or z_dim, "condition": condition, "condition_dim": dim,
+            "activation": preset["activation"] if self.activation == "preset" else self.activation,
+            "spectral": preset["spectral"] if self.spectral is None else self.spectral,
+            "sn_eps": source.config.get("sn_eps", 1e-6),
+        }
+
+    def _condition(self, generator: nn.Module) -> tuple[str, int]:
+        """How a source's class is mined, and of what length."""
+        if not generator.num_classes:
+            if self.label_miner != "auto":
+                raise UsageError(f"label_miner '{self.label_miner}' mines a class and this source has none; leave it at "
+                                 "auto")
+            return "none", 0
+        table = generator.class_embedding()
+        if self.label_miner == "mixture" or (self.label_miner == "auto" and table is None):
+            return "mixture", generator.num_classes
+        if table is None:
+            raise UsageError("label_miner 'embedding' needs a shared class embedding and this source has one table per "
+                             "layer; use mixture or auto")
+        return "embedding", table.shape[1]
+
+    # ---- what trains ---------------------------------------------------------------------------------
+
+    def critic_source(self, sources: Sequence[Source]) -> Source:
+        """The source whose critic is taken: the named one, or one drawn among those that have one."""
+        if self.critic is not None:
+            if self.critic > len(sources):
+                raise UsageError(f"critic {self.critic} names no source: choose 1 to {len(sources)}")
+            return sources[self.critic - 1]
+        able = [source for source in sources if source.discriminator is not None] or list(sources)
+        drawn = torch.randint(len(able), (1,), generator=torch.Generator().manual_seed(self.init_seed))
+        return able[int(drawn)]
+
+    def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
+        """Miners and critic; then the generators too."""
+        if self.mining_steps:
+            raise UsageError("mining_steps means nothing without a schedule; give mining_nimg")
+        origin = self.critic_source(sources)
+        classes = target.num_classes if self.per_class else 0
+        critic = target_critic(origin, classes, self.d_embedding, self.init_seed + 1)
+        groups = {"D": Group(list(critic.parameters()), self.lr_d),
+                  "M": Group(list(generator.miners.parameters()), self.lr)}
+        extras: dict[str, nn.Module] = {"critic": critic}
+        fakes: Any = generator
+        if len(sources) > 1:
+            extras["selector"] = fakes = Supersample(generator, critic, self.p_update, self.p_half_life_nimg)
+        d_phase, mining = loss.phases(fakes, critic, g_updates=("M",))
+        if len(sources) > 1:
+            d_phase = _with_p(d_phase, generator)
+        phases = [d_phase, mining]
+        if self.finetune:
+            groups["G"] = Group(list(generator.sources.parameters()), self.lr_g)
+            _, tuning = loss.phases(fakes, critic, g_updates=("M", "G"))
+            phases = [d_phase, replace(mining, stop_nimg=self.mining_nimg),
+                      replace(tuning, start_nimg=self.mining_nimg)]
+        number = next(i for i, source in enumerate(sources, 1) if source is origin)
+        notes = [f"{len(generator.miners)} miner(s) before {len(sources)} source(s), newly initialised "
+                 f"({self.variant}, {self.miner_init})", *_conditions(generator),
+                 f"discriminator of source {number}, " + (f"its class rows: {self.d_embedding}" if self.per_class else
+                                                          "without class projection"),
+                 f"generator fixed for {self.mining_nimg} images, then fine-tuned" if self.finetune else
+                 "generator fixed to the end"]
+        return Plan(
+            groups, phases, nn.ModuleDict(extras), fixed=list(generator.sources) if self.buffers == "fixed" else (),
+            fixed_until_nimg=self.mining_nimg if self.finetune else None, notes=notes,
+        )
+
+
+def _conditions(generator: nn.Module) -> list[str]:
+    kinds = {miner.config.condition for miner in generator.miners} - {"none"}
+    return [f"source classes mined as {' and '.join(sorted(kinds))}"] if kinds else []
+
+
+def _with_p(phase: Phase, generator: nn.Module) -> Phase:
+    """`phase` with the selector's p_1..p_N in its log."""
+
+    def loss(batch: Batch) -> Losses:
+        terms, logs = phase.loss(batch)
+        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(generator.p, 1)}})
+
+    return replace(phase, loss=loss)
+
+
+@torch.no_grad()
+def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
+    """Start a miner so that normal u gives z of unit variance, and conditions of the source's mean and spread."""
+    for stack in filter(None, (miner.latent, miner.label)):
+        layers = [layer for layer in stack if isinstance(layer, nn.Linear)]
+        follows = {"relu": 2.0, "lrelu": 2 / (1 + 0.2**2), "none": 1.0}[miner.config.activation]
+        for place, layer in enumerate(layers):
+            gain = follows if place else 1.0  # the first layer reads u itself
+            nn.init.normal_(layer.weight, 0.0, (gain / layer.in_features) ** 0.5)
+            layer.bias.zero_()
+        if stack is miner.label and miner.config.condition == "embedding":
+            table = generator.class_embedding()
+            layers[-1].bias.copy_(table.mean(0))
+            if not isinstance(layers[-1], SpectralNorm):
+                layers[-1].weight.mul_(table.std())
+
+
+class Supersample(nn.Module):
+    """Fakes of several sources: of every supersample the image that the critic scores highest.
+
+    Called without gradient (for the critic's fakes) it counts who won, and moves the generator's `p`. With gradient
+    only winners' generators are in the graph; where sources are in eval mode they are computed a second time, winners
+    alone, which is exact and cheaper than a graph through all.
+
+    Buffers:
+        wins: float [N], supersamples won so far.
+    """
+
+    wins: Tensor
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int) -> None:
+        super().__init__()
+        # Not registered: both are saved elsewhere.
+        self.__dict__["generator"], self.__dict__["critic"] = generator, critic
+        self.update, self.half_life_nimg = update, half_life_nimg
+        self.register_buffer("wins", torch.zeros(len(generator.sources), device=generator.p.device))
+
+    @property
+    def num_classes(self) -> int:
+        """0: winners have no labels."""
+        return 0
+
+    def forward(self, u: Tensor, y: Tensor | None = None) -> Tensor:
+        """Winners, float [B, C, H, W], for u [B, z_dim]."""
+        learning = torch.is_grad_enabled()
+        tracked = learning and any(source.training for source in self.generator.sources)
+        with torch.set_grad_enabled(tracked):
+            images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
+        winners = self.winners(images)
+        if not learning:
+            self.count(winners)
+        elif not tracked:
+            return self.generator.draw(u, winners)
+        rows = [(winners == i).nonzero().squeeze(1) for i in range(len(images))]
+        chosen = torch.cat([image[r] for image, r in zip(images, rows, strict=True) if len(r)])
+        return chosen[torch.cat(rows).argsort()]
+
+    @torch.no_grad()
+    def winners(self, images: Sequence[Tensor]) -> Tensor:
+        """int64 [B]: argmax_i D(x_i) over N batches of images [B, C, H, W]; the first of equals."""
+        mode = self.critic.training
+        self.critic.eval()
+        scores = self.critic(torch.cat(list(images)), None)
+        self.critic.train(mode)
+        return scores.view(len(images), -1).argmax(0)
+
+    @torch.no_grad()
+    def count(self, winners: Tensor) -> None:
+        """Move `p` by the shares of `winners`, int64 [B]."""
+        won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
+        self.wins += won
+        if self.update == "mean":
+            self.generator.p.copy_(self.wins / self.wins.sum())
+        else:
+            keep = 0.5 ** (len(winners) / self.half_life_nimg) if self.half_life_nimg else 0.0
+            self.generator.p.lerp_(won / len(winners), 1 - keep)
