@@ -48,6 +48,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "random": {"class_init": "random"},
     },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
+    "minegan": {
+        "fine-tuning": {"mining_nimg": 8},
+        "without-fine-tuning": {"finetune": False},
+        "per-class": {"per_class": True, "finetune": False},
+        "biggan": {"variant": "biggan", "buffers": "official"},
+        "mnist": {"variant": "mnist", "miner_init": "unit"},
+        "mixture": {"label_miner": "mixture", "depth": 3, "activation": "lrelu"},
+    },
 }
 
 

@@ -234,7 +234,7 @@ class MineGAN:
             d_phase = _with_p(d_phase, generator)
         phases = [d_phase, mining]
         if self.finetune:
-            groups["G"] = Group(list(generator.sources.parameters()), self.lr_g)
+            groups["G"] = Group(_tuned(generator), self.lr_g)
             _, tuning = loss.phases(fakes, critic, g_updates=("M", "G"))
             phases = [d_phase, replace(mining, stop_nimg=self.mining_nimg),
                       replace(tuning, start_nimg=self.mining_nimg)]
@@ -249,6 +249,16 @@ class MineGAN:
             groups, phases, nn.ModuleDict(extras), fixed=list(generator.sources) if self.buffers == "fixed" else (),
             fixed_until_nimg=self.mining_nimg if self.finetune else None, notes=notes,
         )
+
+
+def _tuned(generator: nn.Module) -> list[nn.Parameter]:
+    """The generators' parameters, but for class embeddings in whose place a miner stands."""
+    found = []
+    for number, source in enumerate(generator.sources):
+        mined = generator.miners[number].config.condition == "embedding"
+        rows = {id(m.weight) for m in source.modules() if isinstance(m, nn.Embedding)} if mined else set()
+        found += [param for param in source.parameters() if id(param) not in rows]
+    return found
 
 
 def _conditions(generator: nn.Module) -> list[str]:
