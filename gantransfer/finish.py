@@ -138,12 +138,20 @@ def _mining(parts: Parts, best: nn.Module, folder: Path) -> None:
     before_miners(best, [gan.generator for gan in parts.gans], samples / "source.png")
     kept = parts.trainer.progress.best or {"nimg": parts.trainer.progress.nimg}
     released_grid(best, samples, "mined" if until is None or kept["nimg"] <= until else "tuned")
-    names = [Path(name).name for name in (parts.job.source, *parts.job.others)]
+    names = [_short(name, number) for number, name in enumerate((parts.job.source, *parts.job.others), 1)]
+    names = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
     record: dict[str, Any] = {"sources": names, "columns": COLUMNS,
                               "rows": names if best.picks else list(parts.target.classes) or names}
     if best.picks:
         record |= {"p": best.p.tolist(), "picked": picked_grid(best, samples / "picked.png")}
     write_json(record, samples / "mining.json")
+
+
+def _short(name: str, number: int) -> str:
+    """What the report calls a source: its name, or what is telling of its directory."""
+    path = Path(name)
+    telling = path.parent.name if path.name == "model" else path.name
+    return telling or f"source {number}"
 
 
 def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Evaluator | None,

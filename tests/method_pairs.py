@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "without-fine-tuning": {"finetune": False},
         "per-class": {"per_class": True, "finetune": False},
         "biggan": {"variant": "biggan", "buffers": "official"},
-        "mnist": {"variant": "mnist", "miner_init": "unit"},
+        "mnist": {"variant": "mnist", "miner_init": "torch"},
         "mixture": {"label_miner": "mixture", "depth": 3, "activation": "lrelu"},
     },
 }

@@ -32,8 +32,10 @@ Where the official code differs (facts from its BigGAN, StyleGAN and MNIST varia
   mode while it is mined, so that its statistics and power iterations move (``buffers="official"``); the softplus loss
   (``loss="non-saturating"``). StyleGAN: two layers with a ReLU (``variant="stylegan"``, the default). MNIST: the same
   from a u of four entries (``variant="mnist"``).
-* Miners start as PyTorch's linear layers do (``miner_init="torch"``), which mines near z = 0; "unit" (ours) starts with z
-  of the size the source was trained on, and conditions around its mean class.
+* Miners start as PyTorch's linear layers do there (``miner_init="torch"``): z near 0, a small part of what the source was
+  trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and conditions around
+  the source's mean class. 200 mining iterations on 25 images of one letter (glyph80-32, one seed) came to a distance
+  of 12 from it, and to 266 from the other.
 * One code base has several generators (a prototype on MNIST): there the noise is shared (``noise="shared"``) and the
   source is chosen from the noise by a trained head, not by p.
 """
@@ -75,7 +77,7 @@ class MineGAN:
             source's z.
         activation: between the layers; "preset": the variant's. spectral: spectral norm; None: the variant's.
         label_miner: what mines a conditional source's class: an "embedding", a "mixture" of its classes, or "auto".
-        miner_init: where miners start: as linear layers do ("torch"), or keeping the size of z ("unit").
+        miner_init: where miners start: keeping the size of z ("unit"), or as linear layers do ("torch").
         mining_nimg: images shown while the generator is fixed. mining_steps: the same in iterations, instead.
         finetune: train miner, generator and critic afterwards; without it this is MineGAN (w/o FT).
         per_class: a miner for every target class (no fine-tuning, one source).
@@ -96,7 +98,7 @@ class MineGAN:
     activation: str = "preset"
     spectral: bool | None = None
     label_miner: str = "auto"
-    miner_init: str = "torch"
+    miner_init: str = "unit"
     mining_nimg: int = 6400
     mining_steps: int = 0
     finetune: bool = True
@@ -115,7 +117,7 @@ class MineGAN:
     before_source: ClassVar[tuple[str, ...]] = ("miners.",)  # what an adapter without fine-tuning consists of
     choices: ClassVar[Choices] = {
         "variant": tuple(VARIANTS), "activation": ("preset", "relu", "lrelu", "none"),
-        "label_miner": ("auto", "embedding", "mixture"), "miner_init": ("torch", "unit"), "d_embedding": ROW_INITS,
+        "label_miner": ("auto", "embedding", "mixture"), "miner_init": ("unit", "torch"), "d_embedding": ROW_INITS,
         "noise": ("separate", "shared"), "p_update": ("ema", "mean"), "buffers": ("fixed", "official"),
     }
 
@@ -278,19 +280,22 @@ def _with_p(phase: Phase, generator: nn.Module) -> Phase:
 
 @torch.no_grad()
 def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
-    """Start a miner so that normal u gives z of unit variance, and conditions of the source's mean and spread."""
+    """Start a miner so that normal u gives z of mean 0 and variance 1, logits alike, and embeddings of the source's
+    mean and spread (spectrally normed layers, whose size is not free, their mean alone)."""
+    probe = torch.randn(1024, miner.config.u_dim)
     for stack in filter(None, (miner.latent, miner.label)):
         layers = [layer for layer in stack if isinstance(layer, nn.Linear)]
-        follows = {"relu": 2.0, "lrelu": 2 / (1 + 0.2**2), "none": 1.0}[miner.config.activation]
-        for place, layer in enumerate(layers):
-            gain = follows if place else 1.0  # the first layer reads u itself
-            nn.init.normal_(layer.weight, 0.0, (gain / layer.in_features) ** 0.5)
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight)
             layer.bias.zero_()
+        mean, spread = torch.zeros(()), torch.ones(())
         if stack is miner.label and miner.config.condition == "embedding":
             table = generator.class_embedding()
-            layers[-1].bias.copy_(table.mean(0))
-            if not isinstance(layers[-1], SpectralNorm):
-                layers[-1].weight.mul_(table.std())
+            mean, spread = table.mean(0), (table - table.mean(0)).std()
+        if not isinstance(layers[-1], SpectralNorm):
+            found = stack(probe)
+            layers[-1].weight.mul_(spread / (found - found.mean(0)).std())
+        layers[-1].bias.add_(mean - stack(probe).mean(0))
 
 
 class Supersample(nn.Module):

@@ -17,6 +17,7 @@ from gantransfer.report import curves, formatting, sections
 from gantransfer.report.contributions import borrowed
 from gantransfer.report.datafacts import data_facts
 from gantransfer.report.headline import cards, headline
+from gantransfer.report.mining import mined
 from gantransfer.report.pictures import DETAILS
 from gantransfer.report.reading import Row, RunFiles, as_dict, as_list
 
@@ -96,6 +97,7 @@ def _view(run: RunFiles) -> Row:
         "per_class": sections.per_class(result, data),
         "nearest": sections.nearest(run),
         "borrowed": borrowed(run),
+        "mined": mined(run, stats),
         "data": data_facts(data),
         "settings": _settings(config),
         "environment": sections.facts("", run.json("env.json")),
