@@ -241,6 +241,9 @@ def extend(gan: GAN, adapter: Adapter, names: Sequence[str]) -> GAN:
                          "model has; use merge instead")
     state = full_state(gan, adapter)
     before_source = getattr(methods[adapter.method], "before_source", ())  # where its classes' own modules are
+    if hasattr(gan.generator, "added_to") and not before_source:
+        raise ModelError(f"adapter '{adapter.path}' adds norm layers and this model has classes before its source, which "
+                         "come last; extend the source with the other adapters first")
     owned = before_source or tuple(f"{name}." for name, _ in gan.generator.norms())
     shared = [key for key in adapter.tensors if not key.startswith(owned)]
     if shared:

@@ -75,8 +75,8 @@ def adapt(
     training = as_source_was_trained(training, gans, method, fields)
     given = source if isinstance(source, (list, tuple)) else source_names(source) if isinstance(source, str) else [source]
     names = [_source_name(gan, one, folder, number) for number, (gan, one) in enumerate(zip(gans, given, strict=True), 1)]
-    job = job_of("adapt", names[0], images, method, fields, training, measure)
-    return _train(replace(job, others=tuple(names[1:])), gans, images, folder, progress, new=True)
+    job = job_of("adapt", names, images, method, fields, training, measure)
+    return _train(job, gans, images, folder, progress, new=True)
 
 
 def pretrain(
@@ -106,7 +106,7 @@ def pretrain(
                 "num_classes": len(images.classes) if images.labelled else 0}
     network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
-    job = job_of("pretrain", "", images, "scratch", fields, training, measure)
+    job = job_of("pretrain", [""], images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
     return _train(job, [gan], images, folder, progress, new=True)
 
@@ -142,7 +142,7 @@ def plan(
     images = target_images(data, data_options, gans[0], needs_labels(method, fields))
     training = as_source_was_trained(training, gans, method, fields)
     names = [str(one) for one in source] if isinstance(source, (list, tuple)) else source_names(str(source))
-    job = replace(job_of("adapt", names[0], images, method, fields, training, {}), others=tuple(names[1:]))
+    job = job_of("adapt", names, images, method, fields, training, {})
     parts = runs.assemble(job, Path(), gans, images, Hooks())
     groups = {n: sum(p.numel() for p in g.params) for n, g in parts.trainer.plan.groups.items()}
     return {**job.to_config(gans), "plan": list(parts.trainer.plan.notes), "trained_parameters": groups,
@@ -244,15 +244,16 @@ def measure_of(
     return {**measure, "track": track} if track else measure
 
 
-def job_of(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
-         measure: dict[str, Any]) -> runs.Job:
+def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any], training: Training,
+           measure: dict[str, Any]) -> runs.Job:
+    """Everything a run is made from; `sources`: names of its sources, in order."""
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, _seeded(fields, method, training)))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
     if data["path"] not in data_names() and place.exists():
         data["path"] = str(place.resolve())  # resuming works from any directory
-    return runs.Job(kind, source, data, method, full, loss, schedule, measure,
-                    command=runs.command_line())
+    return runs.Job(kind, sources[0], data, method, full, loss, schedule, measure,
+                    command=runs.command_line(), others=tuple(sources[1:]))
 
 
 def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path, number: int = 1) -> str:

@@ -158,9 +158,11 @@ def _fields(texts: Any) -> dict[str, dict[str, str]]:
 
 def _convert(variant: Any) -> None:
     """Check a variant's settings against its method's fields and the training flags, in place."""
-    from gantransfer.cli.fields import method_flags
+    from gantransfer.cli.fields import flag_names, method_flags
 
-    flags = {flag.name: flag for flag in (*method_flags({"method": variant.method}), *TRAINING, *RHYTHM)}
+    fields = {flag: field for field, flag in flag_names(variant.method).items()}
+    own = {fields.get(flag.name, flag.name): flag for flag in method_flags({"method": variant.method})}
+    flags = {**own, **{flag.name: flag for flag in (*TRAINING, *RHYTHM)}}
     for name, value in variant.settings.items():
         if name not in flags or name == "seed":
             raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'"

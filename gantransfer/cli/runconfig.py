@@ -25,6 +25,10 @@ def flatten(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         flat |= {"data_seed" if k == "seed" else "data" if k == "path" else k: v for k, v in config["data"].items()}
         method = dict(config["method"])
         name = method.pop("name")
+        if config["kind"] == "adapt":
+            from gantransfer.cli.fields import flag_names
+
+            method = {flag_names(name).get(key, key): value for key, value in method.items()}
         flat |= method
         if config["kind"] == "adapt":
             names = [config["source"]["name"], *(other["name"] for other in config["source"].get("others", ()))]

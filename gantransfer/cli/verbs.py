@@ -42,9 +42,8 @@ VERBS = (
         "adapt", "new classes for a pre-trained GAN, from a folder of images", "training:adapt",
         ("gantransfer adapt --source glyph80-32 --data my-images --out runs/mine",
          "gantransfer adapt --source glyph80-32 --data cyrillic10 --method bsa --lr 1e-3 --steps 1000 --seed 1",
-         "gantransfer adapt --source models/a,models/b --data few.zip --method minegan --mining-nimg 6400",
          "gantransfer adapt --config runs/mine/config.yaml --out runs/again --seed 1",
-         "gantransfer adapt --source glyph80-32 --data faces.zip --per-class 100 --classes a,b --dry-run"),
+         "gantransfer adapt --source models/a,models/b --data faces.zip --per-class 100 --method minegan --dry-run"),
         flags=(
             SOURCE, DATA_PATH, METHOD, OUT,
             Flag("dry_run", "print what would be done and write nothing", bool, False),

@@ -88,7 +88,7 @@ class Trials:
         from gantransfer import api
         from gantransfer.finish import Evaluator
         from gantransfer.processes import processor_threads
-        from gantransfer.results import as_gans
+        from gantransfer.results import as_gans, source_names
         from gantransfer.schedule import Hooks, Progress
 
         call = {key: value for key, value in cell.call.items() if key not in api.NO_TRAINING}
@@ -102,7 +102,7 @@ class Trials:
         quick = {"steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}
         training, fields = api.split_settings({**call, **quick}, method, "adapt")
         training = api.as_source_was_trained(training, gans, method, fields)
-        job = api.job_of("adapt", source, images, method, fields, training, {})
+        job = api.job_of("adapt", source_names(source), images, method, fields, training, {})
         marks: list[float] = []
         hooks = Hooks(report=lambda event: marks.append(time.perf_counter()))
         with processor_threads(call.get("threads", self.threads)), tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ exactly one, drawn with probabilities `Mined.p`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -232,12 +232,6 @@ class Mined(nn.Module):
 
     # ---- identity, extension -------------------------------------------------------------------------
 
-    def norms(self) -> Iterator[tuple[str, nn.Module]]:
-        """(name, module) of every norm layer of every source."""
-        for i, source in enumerate(self.sources):
-            for name, norm in source.norms():
-                yield f"sources.{i}.{name}", norm
-
     def standing_norms(self) -> list[nn.Module]:
         return [norm for source in self.sources for norm in source.standing_norms()]
 
@@ -281,10 +275,6 @@ class Mined(nn.Module):
         """The source's tensors as they were when only its first `adapters` adapters had been added."""
         own = len(getattr(self.sources[0].config, "extensions", ()))
         return self.sources[0].state_before(adapters) if adapters < own else self.sources[0].state_dict()
-
-    def adapter_norms(self, classes: int) -> dict[str, nn.Module]:
-        raise ModelError("classes with miners come last in an extended model; extend the source with the other adapters "
-                         "first")
 
     def with_classes(self, classes: int, rows: Tensor | None) -> nn.Module:
         raise ModelError("a mined model is no source for another adaptation; give the source that it was mined from")
