@@ -80,6 +80,7 @@ def test_an_affine_miner_is_one_matrix_and_a_narrow_one_reads_little() -> None:
     assert mined([make_source()], variant="mnist").z_dim == 4
 
 
+@torch.no_grad()
 def test_unit_miners_keep_the_size_of_z_and_start_at_the_mean_class() -> None:
     gan = make_source("shared", shared_dim=64, z_dim=64)
     u = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))

@@ -48,7 +48,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import ROW_INITS, Choices, check_choices, seeded, target_critic
@@ -350,11 +350,14 @@ class Supersample(nn.Module):
 
     @torch.no_grad()
     def count(self, winners: Tensor) -> None:
-        """Move `p` by the shares of `winners`, int64 [B]."""
+        """Move `p` by the shares of `winners`, int64 [B], of all processes."""
         won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(won)
         self.wins += won
         if self.update == "mean":
             self.generator.p.copy_(self.wins / self.wins.sum())
         else:
-            keep = 0.5 ** (len(winners) / self.half_life_nimg) if self.half_life_nimg else 0.0
-            self.generator.p.lerp_(won / len(winners), 1 - keep)
+            shown = float(won.sum())
+            keep = 0.5 ** (shown / self.half_life_nimg) if self.half_life_nimg else 0.0
+            self.generator.p.lerp_(won / shown, 1 - keep)

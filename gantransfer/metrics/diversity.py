@@ -5,7 +5,8 @@ more diverse. The paper's summary gives no formula. Here, in the features f(x) i
 
     MV = 1/d sum_j Var_i f_j(x_i),   variances unbiased, over all samples i:
 
-the trace of the samples' covariance over d. Features have no common unit, so values compare only under one extractor;
+the trace of the samples' covariance over d. A few images over and over can vary as much as many: recall and the
+nearest training images tell that. Features have no common unit, so values compare only under one extractor;
 beside each stands that of real images (the floor).
 """
 
