@@ -2,8 +2,8 @@
 
     python benchmarks/minegan_shares.py runs/minegan-two
 
-prints a line for every finished run: p at the last iteration (of the training generator, whatever checkpoint was kept) and,
-where the target's folder is called ``<kind>-<n>-<kind>-<n>``, the largest |p_i - share_i| over its two sources.
+prints a line for every finished run: p at the last iteration (of the training generator, whatever checkpoint was kept)
+and, where the target's folder is called ``<kind>-<n>-<kind>-<n>``, the largest |p_i - share_i| over its two sources.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/minegan_targets.py glyph100.zip data/minegan
 
-writes ``data/minegan/<kind>-<n>-<kind>-<n>/{train,val,test}/all/<number>.png``: each part has the ratio, the classes of a
-kind take turns, and no image is in two parts.
+writes ``data/minegan/<kind>-<n>-<kind>-<n>/{train,val,test}/all/<number>.png``: each part has the ratio, the classes of
+a kind take turns, and no image is in two parts.
 """
 
 from __future__ import annotations

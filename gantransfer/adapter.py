@@ -176,8 +176,8 @@ def full_state(gan: GAN, adapter: Adapter, others: Sequence[GAN] = ()) -> dict[s
     states = [source_state(gan, adapter)]
     for number, (other, (name, sha256)) in enumerate(zip(others, adapter.others, strict=True), 2):
         if other.sha256 != sha256:
-            raise ModelError(f"adapter '{adapter.path}' belongs to source '{name}' (sha256 {sha256[:12]}) as its source "
-                             f"{number}, not to this one ({other.sha256[:12]}); give that source")
+            raise ModelError(f"adapter '{adapter.path}' belongs to source '{name}' (sha256 {sha256[:12]}) as its "
+                             f"source {number}, not to this one ({other.sha256[:12]}); give that source")
         states.append(other.generator.state_dict())
     source = _source_tensors(states)
     missing = [place for place in adapter.from_source.values() if place not in source]
@@ -242,8 +242,8 @@ def extend(gan: GAN, adapter: Adapter, names: Sequence[str]) -> GAN:
     state = full_state(gan, adapter)
     before_source = getattr(methods[adapter.method], "before_source", ())  # where its classes' own modules are
     if hasattr(gan.generator, "added_to") and not before_source:
-        raise ModelError(f"adapter '{adapter.path}' adds norm layers and this model has classes before its source, which "
-                         "come last; extend the source with the other adapters first")
+        raise ModelError(f"adapter '{adapter.path}' adds norm layers and this model has classes before its source, "
+                         "which come last; extend the source with the other adapters first")
     owned = before_source or tuple(f"{name}." for name, _ in gan.generator.norms())
     shared = [key for key in adapter.tensors if not key.startswith(owned)]
     if shared:

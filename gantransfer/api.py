@@ -73,8 +73,10 @@ def adapt(
     check_fit(gans, method, fields)
     images = target_images(data, data_options, gans[0], needs_labels(method, fields))
     training = as_source_was_trained(training, gans, method, fields)
-    given = source if isinstance(source, (list, tuple)) else source_names(source) if isinstance(source, str) else [source]
-    names = [_source_name(gan, one, folder, number) for number, (gan, one) in enumerate(zip(gans, given, strict=True), 1)]
+    given = source_names(source) if isinstance(source, str) else source
+    given = given if isinstance(given, (list, tuple)) else [given]
+    pairs = enumerate(zip(gans, given, strict=True), 1)
+    names = [_source_name(gan, one, folder, number) for number, (gan, one) in pairs]
     job = job_of("adapt", names, images, method, fields, training, measure)
     return _train(job, gans, images, folder, progress, new=True)
 
@@ -244,8 +246,8 @@ def measure_of(
     return {**measure, "track": track} if track else measure
 
 
-def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any], training: Training,
-           measure: dict[str, Any]) -> runs.Job:
+def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any],
+           training: Training, measure: dict[str, Any]) -> runs.Job:
     """Everything a run is made from; `sources`: names of its sources, in order."""
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, _seeded(fields, method, training)))

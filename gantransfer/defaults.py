@@ -15,8 +15,8 @@ class Training:
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`; loss None is hinge,
-            or what the source was trained with for a method that goes on with it.
+        loss, augment, d_steps, r1_gamma, r1_every, gp_weight: as `gantransfer.losses.AdversarialLoss`; loss None is
+            hinge, or what the source was trained with for a method that goes on with it.
     """
 
     steps: int | None = None

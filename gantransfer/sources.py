@@ -311,14 +311,14 @@ def convert(
 
     Args:
         dialect: "biggan-pytorch", "cgantransfer" or "minegan".
-        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files. miner: the same, of
-            the minegan dialect.
+        generator, discriminator: ``.pth`` (read with ``weights_only=True``) or ``.safetensors`` files. miner: the
+            same, of the minegan dialect.
         config: the official settings as mapping or JSON path; extra keys are ignored.
         classes: names by class id; '0'..'N-1' if absent.
 
     Raises:
-        UsageError: unknown dialect, a miner too many or too few. ModelError: files that are unsafe, broken or of another
-            network.
+        UsageError: unknown dialect, a miner too many or too few. ModelError: files that are unsafe, broken or of
+            another network.
     """
     read = dialects.dialects[dialect]
     if (miner is not None) != (dialect in dialects.WITH_MINER):

@@ -23,12 +23,13 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": ({"errors"}, set()),
     "settings": (
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
-    "parts": ({"layers", "norm", "losses", "matching", "modulation", "augment"}, {"plan"}),
+    "parts": ({"layers", "norm", "losses", "matching", "modulation", "augment", "supersamples"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "inception"}, {"registry", "weights", "shipped"}),
     "networks": ({"networks"}, {"layers", "norm", "registry"}),
     "sources": ({"sources", "dialects", "sampling"}, {"settings", "networks", "modulation", "layers"}),
-    "methods": ({"methods", "extension"}, {"plan", "losses", "matching", "modulation", "layers", "norm", "registry"}),
+    "methods": ({"methods", "extension"}, {
+        "plan", "losses", "matching", "modulation", "layers", "norm", "registry", "supersamples"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"}, {"settings", "images", "augment", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),

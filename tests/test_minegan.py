@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import NETWORKS, assemble, latents, make_data, make_source, moved, snapshot, write_images
+from tiny import NETWORKS, assemble, make_data, make_source, moved, snapshot, write_images
 from torch import Tensor, nn
 
 from gantransfer import api
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, GanTransferError, ModelError, UsageError
 from gantransfer.losses import AdversarialLoss
-from gantransfer.methods.minegan import VARIANTS, MineGAN, Supersample
+from gantransfer.methods.minegan import VARIANTS, MineGAN
 from gantransfer.networks.mined import Mined, MinerConfig
 from gantransfer.norm import ClassMixture
 from gantransfer.plan import Batch, Target
 from gantransfer.sources import GAN
+from gantransfer.supersamples import Supersample
 
 TARGET = Target(10, (), 32, 1)
 
@@ -392,9 +392,3 @@ def test_several_classes_are_mined_as_one(tmp_path: Path) -> None:
     assert len(parts.data) == len(data) and not parts.data.labels.any()
     one = assemble(tmp_path / "one", make_source(), data.class_subset("b"), "minegan", steps=1)
     assert one.data.classes == ["b"] and one.trainer.generator.num_classes == 1
-
-
-def test_the_docstring_names_what_it_is_made_from() -> None:
-    import gantransfer.methods.minegan as module
-
-    assert re.search(r"yaxingwang/MineGAN \(a810f2d7\)", module.__doc__) and "p <- d p + (1 - d) f" in module.__doc__

@@ -216,8 +216,8 @@ def test_the_source_of_a_mined_run_is_untouched(tmp_path: Path) -> None:
 
 def test_the_command_line(capsys: Capture, place: Place, tmp_path: Path) -> None:
     sources, out = ",".join(map(str, place.models)), tmp_path / "run"
-    words = ["adapt", "--source", sources, "--data", place.images, "--method", "minegan", "--per-class", 6, "--steps", 3,
-             "--batch-size", 4, "--mining-nimg", 4, "--n-fake", 16, "--device", "cpu"]
+    words = ["adapt", "--source", sources, "--data", place.images, "--method", "minegan", "--per-class", 6, "--steps",
+             3, "--batch-size", 4, "--mining-nimg", 4, "--n-fake", 16, "--device", "cpu"]
     code, text, err = call(capsys, *words, "--dry-run")
     assert code == 0 and "2 miner(s) before 2 source(s)" in text and not out.exists(), err
     code, text, err = call(capsys, *words, "--out", out)
@@ -229,7 +229,8 @@ def test_the_command_line(capsys: Capture, place: Place, tmp_path: Path) -> None
         assert part in page
     record = json.loads((out / "samples" / "mining.json").read_text())
     assert record["sources"] == ["one", "two"] == record["rows"] and len(record["picked"]) == 24
-    code, text, err = call(capsys, "adapt", "--config", out / "config.yaml", "--out", tmp_path / "again", "--no-evaluate")
+    again = ["--config", out / "config.yaml", "--out", tmp_path / "again", "--no-evaluate"]
+    code, text, err = call(capsys, "adapt", *again)
     assert code == 0, err
     assert gt.load(tmp_path / "again").generator.picks == 1
     labelled = ["adapt", "--source", place.models[0], *words[3:], "--class-miners", "--no-finetune", "--out",
@@ -249,8 +250,8 @@ def test_the_command_line(capsys: Capture, place: Place, tmp_path: Path) -> None
     assert gt.load(tmp_path / "first").sha256 == gt.load(tmp_path / "both").sha256
     code, _, err = call(capsys, "sample", tmp_path / "both", "--out", tmp_path / "s.png", "--truncation", 0.7)
     assert code == 0, err
-    code, text, err = call(capsys, "evaluate", tmp_path / "both", "--data", place.images, "--metrics", "mv,kmmd", "--n-fake",
-                           16, "--json")
+    code, text, err = call(capsys, "evaluate", tmp_path / "both", "--data", place.images, "--metrics", "mv,kmmd",
+                           "--n-fake", 16, "--json")
     assert code == 0 and set(json.loads(text)["metrics"]) == {"mv", "kmmd"}, err
 
 
@@ -258,8 +259,8 @@ def test_the_command_line_refuses(capsys: Capture, place: Place, tmp_path: Path)
     make_source("tables", channels=3).save_pretrained(tmp_path / "colour")
     words = ["--data", place.images, "--out", tmp_path / "run"]
     both = f"{place.models[0]},{tmp_path / 'colour'}"
-    assert "source 2 makes images of 32 px with 3" in refused(capsys, 4, "adapt", "--source", both, "--method", "minegan",
-                                                              *words)
+    assert "source 2 makes images of 32 px with 3" in refused(
+        capsys, 4, "adapt", "--source", both, "--method", "minegan", *words)
     sources = ",".join(map(str, place.models))
     assert "takes one source, not 2" in refused(capsys, 2, "adapt", "--source", sources, *words)
     assert "no source was given" in refused(capsys, 2, "adapt", "--source", ",", "--method", "minegan", *words)

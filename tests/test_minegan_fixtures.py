@@ -1,4 +1,4 @@
-"""MineGAN's BigGAN variant against golden tensors of the official code (``../shared/fixtures/biggan/minegan_hier64``)."""
+"""MineGAN's BigGAN variant against golden tensors of the official code (``../shared/fixtures``)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ VERBS = (
             Flag("run", "running what is missing; the tables of what is finished are written", bool, True),
             Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, ...}}", dict, metavar="MAPPING",
                  group="in a plan only"),
-            Flag("sources", "{NAME: what --source takes, or a list for minegan}", dict, metavar="MAPPING", group="in a plan only"),
+            Flag("sources", "{NAME: what --source takes, or a list for minegan}", dict, metavar="MAPPING",
+                 group="in a plan only"),
             Flag("targets", "{NAME: {data: PATH, classes: ..., per_class: N, source: NAME, seeds: [0]}}; without "
                             "'source' met by every source", dict, metavar="MAPPING", group="in a plan only"),
             Flag("title", "of the page", group="in a plan only"),

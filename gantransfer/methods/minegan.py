@@ -5,8 +5,8 @@ Paper: Wang et al., "MineGAN: effective knowledge transfer from GANs to target d
 
 The miner M maps a new latent u ~ p(u) to the source's z. Mining trains M and the critic on eqs. 2 and 3, L_D =
 E[D(G(M(u)))] - E[D(x)] and L_G = -E[D(G(M(u)))], with G fixed, its buffers included; fine-tuning goes on with M, G and
-D. In their printed, Wasserstein form with gradient penalty (eq. 1) both are ``loss="wgan-gp"``; by default a run takes the
-loss its critic was trained with. They are computed in `gantransfer.losses`.
+D. In their printed, Wasserstein form with gradient penalty (eq. 1) both are ``loss="wgan-gp"``; by default a run takes
+the loss its critic was trained with. They are computed in `gantransfer.losses`.
 
 Conditional sources need no labels: a second miner maps the same u to the class condition, a float embedding where
 the source has a shared one, else mixing weights over its classes (softmax). The critic drops its class projection.
@@ -15,16 +15,9 @@ projection, on the target's classes (ours: without it no miner would know its cl
 
 Several sources: every G_i has its miner M_i and, as the text writes z ~ p_i(z), a u_i of its own; one critic, of one
 source. A *supersample* is {G_i(M_i(u_i)): i = 1..N}; both losses see its highest-scoring image alone,
-max_i D(G_i(M_i(u_i))), sample by sample, so that only that generator and its miner receive a gradient (`Supersample`).
-Scores are the critic's on images without augmentation, and scoring moves none of its buffers.
-
-The selector's p_1..p_N: the text says what they are for, not how they are learned. Here p follows the shares f_i of
-supersamples that i wins among the critic's fakes, p <- d p + (1 - d) f with d = 2^(-batch / p_half_life_nimg)
-(``p_update="ema"``). Reason: the fakes that D compares with the data are the mixture of winners in proportions f, so
-this is the mixture whose match with the target the game enforces, and sampling by any other p would leave it; f is
-also the minimiser of the selector's cross-entropy on winners, E[-log p_winner], so no learned selector could end
-elsewhere. f moves as miners learn, hence an average that forgets; ``p_update="mean"`` never does. Sampling picks one G_i
-by p; outputs are never blended.
+max_i D(G_i(M_i(u_i))), sample by sample, so that only that generator and its miner receive a gradient. The selector's
+p_1..p_N follow the shares of supersamples that each wins (`gantransfer.supersamples` says how, and why). Sampling picks
+one G_i by p; outputs are never blended.
 
 Where the official code differs (facts from its BigGAN, StyleGAN and MNIST variants), the paper is the default:
 
@@ -32,10 +25,10 @@ Where the official code differs (facts from its BigGAN, StyleGAN and MNIST varia
   mode while it is mined, so that its statistics and power iterations move (``buffers="official"``); the softplus loss
   (``loss="non-saturating"``). StyleGAN: two layers with a ReLU (``variant="stylegan"``, the default). MNIST: the same
   from a u of four entries (``variant="mnist"``).
-* Miners start as PyTorch's linear layers do there (``miner_init="torch"``): z near 0, a small part of what the source was
-  trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and conditions around
-  the source's mean class. 200 mining iterations on 25 images of one letter (glyph80-32, one seed) came to a distance
-  of 13 from it, and of 266 from the other.
+* Miners start as PyTorch's linear layers do there (``miner_init="torch"``): z near 0, a small part of what the source
+  was trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and conditions
+  around the source's mean class. 200 mining iterations on 25 images of one letter (glyph80-32, one seed) came to a
+  distance of 13 from it, and of 266 from the other.
 * One code base has several generators (a prototype on MNIST): there the noise is shared (``noise="shared"``) and the
   source is chosen from the noise by a trained head, not by p.
 """
@@ -48,14 +41,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import ROW_INITS, Choices, check_choices, seeded, target_critic
 from gantransfer.layers import SpectralNorm, weights_follow
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
+from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import architectures, register_method
+from gantransfer.supersamples import Supersample, with_shares
 
 # Published miners; layers are as wide as the source's z.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -196,8 +190,8 @@ class MineGAN:
         """How a source's class is mined, and of what length."""
         if not generator.num_classes:
             if self.label_miner != "auto":
-                raise UsageError(f"label_miner '{self.label_miner}' mines a class and this source has none; leave it at "
-                                 "auto")
+                raise UsageError(f"label_miner '{self.label_miner}' mines a class and this source has none; leave it "
+                                 "at auto")
             return "none", 0
         table = generator.class_embedding()
         if self.label_miner == "mixture" or (self.label_miner == "auto" and table is None):
@@ -234,7 +228,7 @@ class MineGAN:
             extras["selector"] = fakes = Supersample(generator, critic, self.p_update, self.p_half_life_nimg)
         d_phase, mining = loss.phases(fakes, critic, g_updates=("M",))
         if len(sources) > 1:
-            d_phase = _with_p(d_phase, generator)
+            d_phase = with_shares(d_phase, generator)
         phases = [d_phase, mining]
         if self.finetune:
             groups["G"] = Group(_tuned(generator), self.lr_g)
@@ -269,16 +263,6 @@ def _conditions(generator: nn.Module) -> list[str]:
     return [f"source classes mined as {' and '.join(sorted(kinds))}"] if kinds else []
 
 
-def _with_p(phase: Phase, generator: nn.Module) -> Phase:
-    """`phase` with the selector's p_1..p_N in its log."""
-
-    def loss(batch: Batch) -> Losses:
-        terms, logs = phase.loss(batch)
-        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(generator.p, 1)}})
-
-    return replace(phase, loss=loss)
-
-
 @torch.no_grad()
 def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
     """Start a miner so that normal u gives z of mean 0 and variance 1, logits alike, and embeddings of the source's
@@ -297,67 +281,3 @@ def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
             found = stack(probe)
             layers[-1].weight.mul_(spread / (found - found.mean(0)).std())
         layers[-1].bias.add_(mean - stack(probe).mean(0))
-
-
-class Supersample(nn.Module):
-    """Fakes of several sources: of every supersample the image that the critic scores highest.
-
-    Called without gradient (for the critic's fakes) it counts who won, and moves the generator's `p`. With gradient
-    only winners' generators are in the graph; where sources are in eval mode they are computed a second time, winners
-    alone, which is exact and cheaper than a graph through all.
-
-    Buffers:
-        wins: float [N], supersamples won so far.
-    """
-
-    wins: Tensor
-
-    def __init__(self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int) -> None:
-        super().__init__()
-        # Not registered: both are saved elsewhere.
-        self.__dict__["generator"], self.__dict__["critic"] = generator, critic
-        self.update, self.half_life_nimg = update, half_life_nimg
-        self.register_buffer("wins", torch.zeros(len(generator.sources), device=generator.p.device))
-
-    @property
-    def num_classes(self) -> int:
-        """0: winners have no labels."""
-        return 0
-
-    def forward(self, u: Tensor, y: Tensor | None = None) -> Tensor:
-        """Winners, float [B, C, H, W], for u [B, z_dim]."""
-        learning = torch.is_grad_enabled()
-        tracked = learning and any(source.training for source in self.generator.sources)
-        with torch.set_grad_enabled(tracked):
-            images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
-        winners = self.winners(images)
-        if not learning:
-            self.count(winners)
-        elif not tracked:
-            return self.generator.draw(u, winners)
-        rows = [(winners == i).nonzero().squeeze(1) for i in range(len(images))]
-        chosen = torch.cat([image[r] for image, r in zip(images, rows, strict=True) if len(r)])
-        return chosen[torch.cat(rows).argsort()]
-
-    @torch.no_grad()
-    def winners(self, images: Sequence[Tensor]) -> Tensor:
-        """int64 [B]: argmax_i D(x_i) over N batches of images [B, C, H, W]; the first of equals."""
-        mode = self.critic.training
-        self.critic.eval()
-        scores = self.critic(torch.cat(list(images)), None)
-        self.critic.train(mode)
-        return scores.view(len(images), -1).argmax(0)
-
-    @torch.no_grad()
-    def count(self, winners: Tensor) -> None:
-        """Move `p` by the shares of `winners`, int64 [B], of all processes."""
-        won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(won)
-        self.wins += won
-        if self.update == "mean":
-            self.generator.p.copy_(self.wins / self.wins.sum())
-        else:
-            shown = float(won.sum())
-            keep = 0.5 ** (shown / self.half_life_nimg) if self.half_life_nimg else 0.0
-            self.generator.p.lerp_(won / shown, 1 - keep)

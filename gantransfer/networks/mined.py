@@ -57,8 +57,8 @@ class MinerConfig:
             if getattr(self, name) < 1:
                 raise ModelError(f"a miner's {name} {getattr(self, name)} is not possible; give 1 or more")
         if self.activation not in ACTIVATIONS or self.condition not in CONDITIONS:
-            raise ModelError(f"a miner with activation '{self.activation}' and condition '{self.condition}' is unknown; "
-                             f"have: {', '.join(ACTIVATIONS)}; {', '.join(CONDITIONS)}")
+            raise ModelError(f"a miner with activation '{self.activation}' and condition '{self.condition}' is "
+                             f"unknown; have: {', '.join(ACTIVATIONS)}; {', '.join(CONDITIONS)}")
 
 
 class Miner(nn.Module):
@@ -119,9 +119,9 @@ class MinedConfig:
             raise ModelError(f"{len(shapes)} sources with {len(self.miners)} miners make no mined model; give one each")
         for number, shape in enumerate(shapes[1:], 2):
             if shape != shapes[0]:
-                raise ModelError(f"source {number} makes images of {shape[0]} px with {shape[1]} channel(s) and source 1 "
-                                 f"of {shapes[0][0]} px with {shapes[0][1]}; one critic sees them all: choose sources "
-                                 "of one shape")
+                raise ModelError(f"source {number} makes images of {shape[0]} px with {shape[1]} channel(s) and source "
+                                 f"1 of {shapes[0][0]} px with {shapes[0][1]}; one critic sees them all: choose "
+                                 "sources of one shape")
         widths = [miner.u_dim for miner in self.miner_configs()]
         if len(shapes) > 1:  # the last entry picks the source
             z_dim = (max(widths) if self.shared_u else sum(widths)) + 1
