@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +16,11 @@ from gantransfer.errors import DataError, UsageError, did_you_mean
 from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
 from gantransfer.losses import AdversarialLoss
-from gantransfer.pictures import class_grid, real_grid
+from gantransfer.pictures import class_grid, real_grid, released_grid
 from gantransfer.plan import Target
 from gantransfer.processes import processor_threads
 from gantransfer.registry import methods
-from gantransfer.results import Run, as_gan, check_data_options, job_source, load_run
+from gantransfer.results import Run, Sources, as_gans, check_data_options, job_sources, load_run, source_names
 from gantransfer.results import evaluate as evaluate
 from gantransfer.results import extend as extend
 from gantransfer.results import inspect as inspect
@@ -42,7 +42,7 @@ NO_TRAINING = (*MEASURING, "progress", "out")  # of `adapt`, beside its settings
 
 
 def adapt(
-    source: GAN | Run | str | Path, data: ImageData | str | Path, method: str = "cgantransfer",
+    source: Sources, data: ImageData | str | Path, method: str = "cgantransfer",
     out: str | Path | None = None, *, data_options: Mapping[str, Any] | None = None, features: str = "glyph-cnn",
     n_fake: int | None = None, evaluate: bool = True, track: str = "", progress: Progress | None = None,
     **settings: Any,
@@ -50,7 +50,8 @@ def adapt(
     """Adapt a pre-trained GAN to images.
 
     Args:
-        source: a GAN, a shipped name, the directory of a model or a run, or a hub id.
+        source: a GAN, a shipped name, the directory of a model or a run, or a hub id; for a method that takes several
+            a list of them, or names with commas.
         data: images with classes; see `ImageData`. A path takes `data_options` (its keyword arguments); size and
             channels are the source's.
         method: a name from `gantransfer.registry.methods`.
@@ -68,11 +69,16 @@ def adapt(
     measure = measure_of(evaluate, features, n_fake, track)
     check_data_options(data_options, "size", "channels")
     folder = _out(out, method)
-    gan = as_gan(source)
-    check_fit(gan, method, fields)
-    images = target_images(data, data_options, gan)
-    job = job_of("adapt", _source_name(gan, source, folder), images, method, fields, training, measure)
-    return _train(job, gan, images, folder, progress, new=True)
+    gans = as_gans(source)
+    check_fit(gans, method, fields)
+    images = target_images(data, data_options, gans[0], needs_labels(method, fields))
+    training = as_source_was_trained(training, gans, method, fields)
+    given = source_names(source) if isinstance(source, str) else source
+    given = given if isinstance(given, (list, tuple)) else [given]
+    pairs = enumerate(zip(gans, given, strict=True), 1)
+    names = [_source_name(gan, one, folder, number) for number, (gan, one) in pairs]
+    job = job_of("adapt", names, images, method, fields, training, measure)
+    return _train(job, gans, images, folder, progress, new=True)
 
 
 def pretrain(
@@ -102,9 +108,9 @@ def pretrain(
                 "num_classes": len(images.classes) if images.labelled else 0}
     network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
-    job = job_of("pretrain", "", images, "scratch", fields, training, measure)
+    job = job_of("pretrain", [""], images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
-    return _train(job, gan, images, folder, progress, new=True)
+    return _train(job, [gan], images, folder, progress, new=True)
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
@@ -120,26 +126,28 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
     if runs.finished(folder, job):
         return load_run(folder)
     runs.refuse_incomplete(config)
-    gan, images = job_source(job, folder), ImageData(**job.data)
-    return _train(job, gan, images, folder, progress, new=False)
+    gans, images = job_sources(job, folder), ImageData(**job.data)
+    return _train(job, gans, images, folder, progress, new=False)
 
 
 def plan(
-    source: GAN | Run | str | Path, data: ImageData | str | Path, method: str = "cgantransfer", *,
+    source: Sources, data: ImageData | str | Path, method: str = "cgantransfer", *,
     data_options: Mapping[str, Any] | None = None, **settings: Any,
 ) -> dict[str, Any]:
     """What `adapt` would do with these arguments: the resolved configuration, what is copied or newly
     initialised, and how many parameters each group trains. Nothing is written."""
     training, fields = split_settings(of_training(settings), method, "adapt")
     check_data_options(data_options, "size", "channels")
-    gan = as_gan(source)
-    check_fit(gan, method, fields)
-    images = target_images(data, data_options, gan)
-    job = job_of("adapt", str(source), images, method, fields, training, {})
-    parts = runs.assemble(job, Path(), gan, images, Hooks())
+    gans = as_gans(source)
+    check_fit(gans, method, fields)
+    images = target_images(data, data_options, gans[0], needs_labels(method, fields))
+    training = as_source_was_trained(training, gans, method, fields)
+    names = [str(one) for one in source] if isinstance(source, (list, tuple)) else source_names(str(source))
+    job = job_of("adapt", names, images, method, fields, training, {})
+    parts = runs.assemble(job, Path(), gans, images, Hooks())
     groups = {n: sum(p.numel() for p in g.params) for n, g in parts.trainer.plan.groups.items()}
-    return {**job.to_config(gan), "plan": list(parts.trainer.plan.notes), "trained_parameters": groups,
-            "generator_parameters": runs.count_parameters(gan.generator), "images": len(images)}
+    return {**job.to_config(gans), "plan": list(parts.trainer.plan.notes), "trained_parameters": groups,
+            "generator_parameters": sum(runs.count_parameters(gan.generator) for gan in gans), "images": len(images)}
 
 
 def of_measuring(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,12 +178,38 @@ def split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple
     return training, fields
 
 
-def check_fit(gan: GAN, method: str, fields: Mapping[str, Any]) -> None:
-    """Refuse a source that the method cannot start from before any image is read: try it on a stand-in target."""
-    config = gan.config
-    stand_in = Target(2, ("a", "b") if config["num_classes"] else (), config["resolution"], config["channels"])
+def check_fit(gan: GAN | Sequence[GAN], method: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a source (or several) that the method cannot start from before any image is read: try it on a stand-in
+    target."""
+    gans = [gan] if isinstance(gan, GAN) else list(gan)
+    config = gans[0].config
     chosen = runs.make_method(method, fields)
-    chosen.plan(chosen.reshape([gan], stand_in), [gan], stand_in, AdversarialLoss())
+    labelled = getattr(chosen, "reads_labels", config["num_classes"])
+    stand_in = Target(2, ("a", "b") if labelled else (), config["resolution"], config["channels"])
+    if hasattr(chosen, "in_images"):
+        chosen = chosen.in_images(1)
+    chosen.plan(chosen.reshape(gans, stand_in), gans, stand_in, AdversarialLoss())
+
+
+def needs_labels(method: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a method with these fields tells the target's classes apart."""
+    return getattr(runs.make_method(method, fields), "reads_labels", True)
+
+
+def as_source_was_trained(training: Training, gans: Sequence[GAN], method: str, fields: Mapping[str, Any]) -> Training:
+    """`training` with the loss filled in where none was asked for: what the critic was trained with for a method that
+    says whose critic it takes, else the default."""
+    chosen = runs.make_method(method, _seeded(fields, method, training))
+    if training.loss is not None or not hasattr(chosen, "critic_source"):
+        return training
+    known = chosen.critic_source(gans).trained_with
+    gamma = known.get("r1_gamma") if training.r1_gamma is None else training.r1_gamma
+    return replace(training, loss=known["loss"], r1_gamma=gamma)
+
+
+def _seeded(fields: Mapping[str, Any], method: str, training: Training) -> dict[str, Any]:
+    """`fields` with the run's seed for what is newly drawn, unless they have one."""
+    return {"init_seed": training.seed, **fields} if "init_seed" in field_names(methods[method]) else dict(fields)
 
 
 def _out(out: str | Path | None, name: str) -> Path:
@@ -187,8 +221,10 @@ def _out(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN) -> ImageData:
-    """The target's images in the source's size and channels."""
+def target_images(
+    data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, labels: bool = True
+) -> ImageData:
+    """The target's images in the source's size and channels. `labels`: a conditional source needs their classes."""
     config = gan.config
     if isinstance(data, ImageData):
         if (data.size, data.channels) != (config["resolution"], config["channels"]):
@@ -197,7 +233,7 @@ def target_images(data: ImageData | str | Path, options: Mapping[str, Any] | Non
         images = data
     else:
         images = ImageData(data, size=config["resolution"], channels=config["channels"], **(options or {}))
-    if not images.labelled and config["num_classes"]:
+    if labels and not images.labelled and config["num_classes"]:
         raise DataError(f"'{images.settings['path']}' is a flat folder and this source is conditional: name its class "
                         "with --class-name NAME, or sort the images into one folder per class")
     return images
@@ -219,44 +255,54 @@ def measure_of(
     return {**measure, "track": track} if track else measure
 
 
-def job_of(kind: str, source: str, images: ImageData, method: str, fields: dict[str, Any], training: Training,
-         measure: dict[str, Any]) -> runs.Job:
+def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any],
+           training: Training, measure: dict[str, Any]) -> runs.Job:
+    """Everything a run is made from; `sources`: names of its sources, in order."""
     schedule, loss = training.resolve(len(images), kind)
-    if "init_seed" in field_names(methods[method]):
-        fields = {"init_seed": training.seed, **fields}
-    full = asdict(runs.make_method(method, fields))
+    full = asdict(runs.make_method(method, _seeded(fields, method, training)))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
     if data["path"] not in data_names() and place.exists():
         data["path"] = str(place.resolve())  # resuming works from any directory
-    return runs.Job(kind, source, data, method, full, loss, schedule, measure,
-                    command=runs.command_line())
+    return runs.Job(kind, sources[0], data, method, full, loss, schedule, measure,
+                    command=runs.command_line(), others=tuple(sources[1:]))
 
 
-def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path) -> str:
+def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path, number: int = 1) -> str:
     """A name that `GAN.from_pretrained` finds again; a GAN without one is saved beside the run's files."""
     if isinstance(source, GAN):
-        return source.origin or str(folder / "source")
+        return source.origin or str(_beside(folder, number))
     if isinstance(source, Run):
         return str(source.path.resolve())
     return str(Path(source).resolve()) if Path(source).is_dir() and str(source) not in shipped_models() else str(source)
 
 
+def _beside(folder: Path, number: int) -> Path:
+    """Where a run keeps its source `number` if that has no name."""
+    return folder / ("source" if number == 1 else f"source{number}")
+
+
 # ---- running it ------------------------------------------------------------------------------------------
 
 
-def _train(job: runs.Job, gan: GAN, images: ImageData, folder: Path, progress: Progress | None, new: bool) -> Run:
+def _train(
+    job: runs.Job, gans: Sequence[GAN], images: ImageData, folder: Path, progress: Progress | None, new: bool
+) -> Run:
     with processor_threads(job.schedule.threads), ExitStack() as closing:
-        return _train_here(job, gan, images, folder, _reporter(job, folder, progress, closing), new)
+        return _train_here(job, gans, images, folder, _reporter(job, folder, progress, closing), new)
 
 
-def _train_here(job: runs.Job, gan: GAN, images: ImageData, folder: Path, report_event: Progress, new: bool) -> Run:
+def _train_here(
+    job: runs.Job, gans: Sequence[GAN], images: ImageData, folder: Path, report_event: Progress, new: bool
+) -> Run:
+    images = runs.as_seen(runs.make_method(job.method, job.fields), images)
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
         snapshot=lambda generator, step: class_grid(generator, folder / "samples" / f"step-{step:06d}.png"),
+        released=lambda generator, step: released_grid(generator, folder / "samples"),
         report=report_event,
     )
-    parts = runs.assemble(job, folder, gan, images, hooks)
+    parts = runs.assemble(job, folder, gans, images, hooks)
     trainer = parts.trainer
     if evaluator:
         evaluator.device = trainer.device
@@ -264,8 +310,9 @@ def _train_here(job: runs.Job, gan: GAN, images: ImageData, folder: Path, report
         trainer.processes.wait()  # every process has seen that nothing was there
     if trainer.rank == 0 and new:
         runs.create_directory(folder)
-        if job.kind == "adapt" and job.source == str(folder / "source"):
-            gan.save_pretrained(folder / "source")
+        for number, (gan, name) in enumerate(zip(gans, (job.source, *job.others), strict=True), 1):
+            if job.kind == "adapt" and name == str(_beside(folder, number)):
+                gan.save_pretrained(name)
         runs.write_records(parts, folder)
         grid_info = {"classes": images.classes[:40], "columns": 8}
         write_json(grid_info, folder / "samples" / "classes.json")

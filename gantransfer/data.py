@@ -63,6 +63,7 @@ class ImageData:
     classes: list[str]
     labels: Tensor
     labelled: bool
+    _with_labels: ImageData | None = None  # of an `unlabelled` view, what it is a view of
 
     def __init__(
         self,
@@ -171,6 +172,8 @@ class ImageData:
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that make the same `ImageData` again."""
+        if self._with_labels is not None:
+            return self._with_labels.settings
         classes = self.classes if self.labelled and self._settings["class_name"] is None else None
         return {**self._settings, "classes": classes, "size": self.size, "channels": self.channels}
 
@@ -240,6 +243,9 @@ class ImageData:
         """
         if part not in ("select", "report"):
             raise UsageError(f"held-out part '{part}' is unknown: choose select or report")
+        if self._with_labels is not None:
+            found = self._with_labels.held_out(part)
+            return None if found is None else found.unlabelled()
         if self._settings["split"] != "train":
             return None
         entries, wanted = self._store.entries, set(self.classes)
@@ -256,6 +262,14 @@ class ImageData:
                 halves = shuffled(of_class, self._name, self._settings["seed"], f"held-out:{name}")
                 chosen += halves[part == "report" :: 2]
         return self._view(self.classes, chosen, [], part) if chosen else None
+
+    def unlabelled(self) -> ImageData:
+        """The same images as one class, as in a flat layout; `settings` stay those of the labelled ones."""
+        view = object.__new__(ImageData)
+        view.__dict__.update(self.__dict__)
+        view._with_labels, view.labelled, view.classes = self._with_labels or self, False, [UNLABELLED]
+        view.labels = torch.zeros_like(self.labels)
+        return view
 
     def class_subset(self, names: str | Sequence[str]) -> ImageData:
         """The same data with only the classes `names`, in that order; labels are numbered anew."""

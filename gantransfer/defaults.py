@@ -16,7 +16,8 @@ class Training:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             optimizer, image_noise, precision, device, threads: as `gantransfer.trainer.Schedule`.
         loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order: as
-            `gantransfer.losses.AdversarialLoss`.
+            `gantransfer.losses.AdversarialLoss`; loss None is hinge, or what the source was trained with for a method
+            that goes on with it.
     """
 
     steps: int | None = None
@@ -34,7 +35,7 @@ class Training:
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
-    loss: str = "hinge"
+    loss: str | None = None
     augment: str | None = None
     d_steps: int | None = None
     r1_gamma: float | None = None
@@ -77,6 +78,6 @@ class Training:
             optimizer=self.optimizer, image_noise=self.image_noise, precision=self.precision, device=self.device,
             threads=self.threads,
         )
-        loss = AdversarialLoss(self.loss, self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment, d_steps,
-                               self.order)
+        loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment,
+                               d_steps, self.order)
         return schedule, loss

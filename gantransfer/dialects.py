@@ -26,11 +26,13 @@ from gantransfer.networks.biggan import (
     build_discriminator,
     build_generator,
 )
+from gantransfer.networks.mined import MinedArchitecture, MinerConfig
 from gantransfer.registry import Registry
 from gantransfer.weights import load_strictly
 
 State = dict[str, Tensor]
 RESOLUTIONS = (32, 64, 128, 256)
+WITH_MINER = ("minegan",)  # dialects that take a miner's file too
 dialects = Registry("dialect")
 
 
@@ -279,6 +281,41 @@ def cgantransfer(g: State, d: State | None, settings: Mapping[str, Any]) -> Conv
     return Converted(target, discriminator, notes + _notes(target.config, settings, d is not None))
 
 
+_MINER_KEY = re.compile(r"linear([1-8]?)\.(weight|bias|u0|sv0)")
+
+
+@dialects.register("minegan")
+@weights_follow()
+def minegan(g: State, d: State | None, settings: Mapping[str, Any], m: State) -> Converted:
+    """``G.pth``, ``D.pth`` and ``M.pth`` of yaxingwang/MineGAN's BigGAN variant: samples of u without labels.
+
+    Its miner is two stacks of spectrally normed linear layers without activation, ``linear`` to ``linear4`` for z and
+    ``linear5`` to ``linear8`` for the class embedding. The miner's own ``shared`` table is unused there and left out.
+    """
+    networks = biggan_pytorch(g, d, settings)
+    config = networks.generator.config
+    if not config.shared_dim:
+        raise ModelError("the miner's labels are a shared class embedding and the generator's file has none; give the "
+                         "generator that was mined")
+    state = {}
+    for key, tensor in m.items():
+        found = _MINER_KEY.fullmatch(key)
+        if found is None:
+            if key != "shared.weight":
+                raise ModelError(f"the miner file holds '{key}', which no MineGAN miner has; give M.pth")
+            continue
+        number = int(found[1] or 1) - 1
+        state[f"miners.0.{'latent' if number < 4 else 'label'}.{number % 4}.{found[2]}"] = tensor
+    miner = MinerConfig(config.z_dim, config.z_dim, 4, config.z_dim, "none", True, "embedding", config.shared_dim,
+                        config.sn_eps)
+    mined = MinedArchitecture.around([networks.generator], ["biggan"], [miner])
+    kept = {f"sources.0.{key}": tensor for key, tensor in networks.generator.state_dict().items()}
+    load_strictly(mined, {**kept, **state}, "the miner file")
+    notes = (f"MineGAN: a miner of {config.z_dim} entries before a generator of {config.num_classes} classes, whose "
+             "condition it mines", *networks.notes)
+    return Converted(mined, networks.discriminator, notes, "mined")
+
+
 def official_keys(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     """cGANTransfer's names and layouts -> those of `OfficialPropagation` (residuals are transposed)."""
     parts = {"comb_layer": "parametrizations.weight.0.scores", "prev_knowledge": "parametrizations.weight.0.prior",
@@ -303,4 +340,4 @@ def read_settings(config: Mapping[str, Any] | str | Path | None) -> dict[str, An
     return dict(config) if isinstance(config, Mapping) else read_json(config)
 
 
-Dialect = Callable[[State, State | None, Mapping[str, Any]], Converted]
+Dialect = Callable[..., Converted]

@@ -65,6 +65,9 @@ def writing(path: object) -> Iterator[None]:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of `choices`, or an empty string."""
-    near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
+    """``"; did you mean 'x'?"`` for the nearest of `choices`, one that goes on from `name` before others, or an empty
+    string."""
+    choices = [str(c) for c in choices]
+    begun = [c for c in choices if c.startswith(str(name))] if len(str(name)) > 2 else []
+    near = begun or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""

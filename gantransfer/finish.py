@@ -16,11 +16,18 @@ from gantransfer.data import ImageData
 from gantransfer.errors import writing
 from gantransfer.features import Extractor, load_features
 from gantransfer.modulation import fold
-from gantransfer.pictures import class_grid, nearest_pictures
+from gantransfer.pictures import (
+    COLUMNS,
+    before_miners,
+    class_grid,
+    nearest_pictures,
+    picked_grid,
+    released_grid,
+)
 from gantransfer.runs import Parts
 from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
-from gantransfer.style_mixing import style_picture
+from gantransfer.style_mixing import style_groups, style_picture
 from gantransfer.trainer import Progress
 from gantransfer.weights import write_json
 
@@ -96,8 +103,11 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         if learned is not None:
             explanation.draw(best, parts.gan.generator, learned, folder / "analysis")
         class_grid(best, folder / "samples" / "after.png")
-        adapted = GAN(best, arch=parts.gan.arch, classes=parts.target.classes or None)
-        style_picture(adapted, folder / "samples" / "style-mixing.png")
+        if style_groups(best):
+            adapted = GAN(best, arch=parts.gan.arch, classes=parts.target.classes or None)
+            style_picture(adapted, folder / "samples" / "style-mixing.png")
+        if hasattr(best, "miners"):
+            _mining(parts, best, folder)
         first = folder / "samples" / "step-000000.png"
         if first.is_file():
             with writing(folder / "samples" / "before.png"):
@@ -115,13 +125,39 @@ def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
         data = parts.data
         card = {"name": parts.job.network.get("name") or folder.name, "command": parts.job.command,
                 "trained_on": f"{len(data)} images, fingerprint {data.fingerprint[:16]}",
-                "images_shown": parts.trainer.progress.nimg, "seed": parts.job.schedule.seed}
+                "images_shown": parts.trainer.progress.nimg, "seed": parts.job.schedule.seed,
+                "loss": parts.job.loss.kind, "r1_gamma": parts.job.loss.r1_gamma}
         critic = parts.trainer.extras["critic"].cpu()
         GAN(best, critic, arch=parts.gan.arch, classes=parts.gan.classes, card=card).save_pretrained(folder / "model")
         return {}
     return save_adapter(
-        folder / "adapter", best, parts.gan, parts.job.source, parts.method, parts.job.method, parts.target
+        folder / "adapter", best, parts.gans, [parts.job.source, *parts.job.others], parts.method, parts.job.method,
+        parts.target,
     )
+
+
+def _mining(parts: Parts, best: nn.Module, folder: Path) -> None:
+    """Pictures of the same latents and a record: ``samples/source.png``, ``mined.png`` (of the end of mining, which the
+    trainer's hook has written, or of the kept generator if it is no later) and ``tuned.png``; of several sources also
+    which of them samples come from."""
+    samples, until = folder / "samples", parts.trainer.plan.fixed_until_nimg
+    before_miners(best, [gan.generator for gan in parts.gans], samples / "source.png")
+    kept = parts.trainer.progress.best or {"nimg": parts.trainer.progress.nimg}
+    released_grid(best, samples, "mined" if until is None or kept["nimg"] <= until else "tuned")
+    names = [_short(name, number) for number, name in enumerate((parts.job.source, *parts.job.others), 1)]
+    names = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
+    record: dict[str, Any] = {"sources": names, "columns": COLUMNS,
+                              "rows": names if best.picks else list(parts.target.classes) or names}
+    if best.picks:
+        record |= {"p": best.p.tolist(), "picked": picked_grid(best, samples / "picked.png")}
+    write_json(record, samples / "mining.json")
+
+
+def _short(name: str, number: int) -> str:
+    """What the report calls a source: its name, or what is telling of its directory."""
+    path = Path(name)
+    telling = path.parent.name if path.name == "model" else path.name
+    return telling or f"source {number}"
 
 
 def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Evaluator | None,
@@ -166,6 +202,6 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
 
 def _start(parts: Parts) -> nn.Module:
     """The adapted generator as it was before the first update."""
-    generator = parts.method.reshape([parts.gan], parts.target)
-    parts.method.plan(generator, [parts.gan], parts.target, parts.job.loss)
+    generator = parts.method.reshape(parts.gans, parts.target)
+    parts.method.plan(generator, parts.gans, parts.target, parts.job.loss)
     return fold(generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gantransfer.data import ImageData
 from gantransfer.errors import writing
 from gantransfer.features import Extractor
 from gantransfer.nearest import nearest_images
-from gantransfer.sampling import channels_last, draw_latents, generate, grid
+from gantransfer.sampling import channels_last, draw_latents, generate, grid, to_uint8
 from gantransfer.weights import write_json
 
 COLUMNS = 8
@@ -55,6 +56,43 @@ def source_classes(generator: nn.Module, path: Path, seed: int = 0) -> None:
     classes = generator.num_classes
     z = draw_latents(1, generator.z_dim, GRID_SEED + seed).repeat(classes, 1)
     save_grid(channels_last(generate(generator, z, torch.arange(classes))), 10, path)
+
+
+def released_grid(generator: nn.Module, folder: Path, name: str = "mined") -> None:
+    """``NAME.png``: one row per miner of a generator that has some (at most 40), with the same latents in each."""
+    if not hasattr(generator, "miners"):
+        return
+    rows = [_mined_row(generator, i) for i in range(min(len(generator.miners), 40))]
+    save_grid(channels_last(torch.cat(rows)), COLUMNS, folder / f"{name}.png")
+
+
+@torch.inference_mode()
+def _mined_row(generator: nn.Module, number: int) -> Tensor:
+    u = draw_latents(COLUMNS, generator.z_dim, GRID_SEED).to(next(generator.parameters()).device)
+    training = generator.training
+    images = to_uint8(generator.eval().from_miner(number, u).float()).cpu()
+    generator.train(training)
+    return images
+
+
+def before_miners(generator: nn.Module, sources: Sequence[nn.Module], path: Path) -> None:
+    """The rows of `released_grid` as the sources draw them: what a miner reads of u is z (other latents where that is
+    shorter), and the source's classes are taken in turn."""
+    u, rows = draw_latents(COLUMNS, generator.z_dim, GRID_SEED), []
+    for number in range(min(len(generator.miners), 40)):
+        source = sources[number if generator.picks else 0]
+        start, same = generator.starts[number], generator.miners[number].config.u_dim == source.z_dim
+        z = u[:, start : start + source.z_dim] if same else draw_latents(COLUMNS, source.z_dim, GRID_SEED)
+        spread = torch.arange(COLUMNS) * max(source.num_classes // COLUMNS, 1) % max(source.num_classes, 1)
+        rows.append(generate(source, z, spread if source.num_classes else None))
+    save_grid(channels_last(torch.cat(rows)), COLUMNS, path)
+
+
+def picked_grid(generator: nn.Module, path: Path) -> list[int]:
+    """24 samples of a generator of several sources, and the number of each one's source."""
+    z = draw_latents(24, generator.z_dim, GRID_SEED + 1)
+    save_grid(channels_last(generate(generator, z, None)), COLUMNS, path)
+    return generator.pick(z).tolist()
 
 
 def save_grid(images: np.ndarray, columns: int, path: Path) -> None:

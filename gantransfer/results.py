@@ -45,14 +45,27 @@ class Run:
         return self.gan.classes
 
 
+Sources = GAN | Run | str | Path | Sequence[GAN | Run | str | Path]  # what `as_gans` takes
+
+
 def job_source(job: runs.Job, folder: Path) -> GAN:
-    """The GAN that the run in `folder` started from: its own copy, the named source, or a blank one."""
+    """The GAN that the run in `folder` started from (of several the first): its own copy, the named source, or a blank
+    one."""
     if job.kind == "pretrain":
         network = {k: v for k, v in job.network.items() if k != "name"}
         classes = ImageData(**job.data).classes if network["num_classes"] else []
         return runs.blank_source(job.arch, network, list(classes))
     local = folder / "source"
     return load(local if local.is_dir() else job.source)
+
+
+def job_sources(job: runs.Job, folder: Path) -> list[GAN]:
+    """All GANs that the run in `folder` started from."""
+    found = [job_source(job, folder)]
+    for number, name in enumerate(job.others, 2):
+        local = folder / f"source{number}"
+        found.append(load(local if local.is_dir() else name))
+    return found
 
 
 def source_of(folder: str | Path) -> GAN:
@@ -77,7 +90,7 @@ def load(name: str | Path) -> GAN:
         if not (folder / "adapter" / "adapter_config.json").is_file():
             raise ModelError(f"run '{folder}' has no adapter yet; finish it with 'gantransfer resume {folder}'")
         job = runs.Job.from_config(runs.read_config(folder))
-        return merge(job_source(job, folder), folder)
+        return merge(job_sources(job, folder), folder)
     return GAN.from_pretrained(name)
 
 
@@ -88,16 +101,46 @@ def as_gan(source: GAN | Run | str | Path) -> GAN:
     return source.plain() if isinstance(source, GAN) else load(source)
 
 
-def merge(gan: GAN | str | Path, adapter: str | Path) -> GAN:
+def source_names(source: str) -> list[str]:
+    """The names in a comma list of sources; a path that exists is one name, whatever it holds."""
+    return [source] if Path(source).exists() else [name.strip() for name in source.split(",") if name.strip()]
+
+
+def as_gans(source: Sources) -> list[GAN]:
+    """One source or several: a list of what `as_gan` takes, or a comma list of names (UsageError for none)."""
+    if isinstance(source, str):
+        source = source_names(source)
+    found = [as_gan(one) for one in (source if isinstance(source, (list, tuple)) else [source])]
+    if not found:
+        raise UsageError("no source was given; name at least one with --source")
+    return found
+
+
+def merge(gan: Sources, adapter: str | Path) -> GAN:
     """The adapted GAN as a model of its own: target classes only, plain modules, the same images.
+
+    Args:
+        gan: the adapter's source; of several all in their order, or the first (the others are then loaded by the names
+            that the adapter has for them).
 
     Raises:
         ModelError: the adapter belongs to another source, or is damaged.
     """
-    gan, loaded = as_gan(gan), adapters.read_adapter(adapter)
-    generator = adapters.rebuild(gan, loaded)
-    card = {"name": f"{loaded.source_name} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
-    return GAN(generator, arch=gan.arch, classes=list(loaded.target.classes) or None, card=card)
+    given, loaded = as_gans(gan), adapters.read_adapter(adapter)
+    wanted = 1 + len(loaded.others)
+    if len(given) not in (1, wanted):
+        raise UsageError(f"adapter '{loaded.path}' was made from {wanted} source(s) and {len(given)} were given; give "
+                         "them all in their order, or the first")
+    first, *others = given
+    if len(others) < len(loaded.others):
+        others = [load(name) for name, _ in loaded.others]
+    generator = adapters.rebuild(first, loaded, others)
+    names = ", ".join([loaded.source_name, *(name for name, _ in loaded.others)])
+    card = {"name": f"{names} adapted by {loaded.method}", "base_sha256": loaded.source_sha256}
+    if others:
+        card["other_sha256"] = [sha256 for _, sha256 in loaded.others]
+    arch = getattr(generator, "arch", getattr(first.generator, "base_arch", first.arch))
+    return GAN(generator, arch=arch, classes=list(loaded.target.classes) or None, card=card)
 
 
 def extend(gan: GAN | str | Path, *adapter_dirs: str | Path, rename: Mapping[str, str] | None = None) -> GAN:
@@ -155,6 +198,8 @@ def evaluate(
         images = training
     else:
         images = ImageData(data, size=gan.config["resolution"], channels=gan.config["channels"], **options)
+    if not generator.num_classes and len(images.classes) > 1:  # a model without classes draws none of them
+        images, training = images.unlabelled(), training and training.unlabelled()
     if not images.labelled and generator.num_classes > 1:
         raise DataError(f"'{images.settings['path']}' is a flat folder and this model has {generator.num_classes} "
                         "classes: name the images' class with --class-name NAME")
@@ -218,9 +263,18 @@ def inspect(path: str | Path) -> dict[str, Any]:
         loaded = adapters.read_adapter(folder)
         return {"kind": "adapter", "method": loaded.method, "fields": loaded.fields, "source": loaded.source_name,
                 "source_sha256": loaded.source_sha256, "classes": list(loaded.target.classes),
+                **_of_several(loaded),
                 "tensors": {k: list(t.shape) for k, t in loaded.tensors.items()},
                 "bytes": sum(t.numel() * t.element_size() for t in loaded.tensors.values())}
     return {"kind": "model", **GAN.from_pretrained(path).summary()}
+
+
+def _of_several(loaded: adapters.Adapter) -> dict[str, Any]:
+    """What an adapter of several sources says of them."""
+    if not loaded.others:
+        return {}
+    found: dict[str, Any] = {"other_sources": [{"name": name, "sha256": sha256} for name, sha256 in loaded.others]}
+    return found | ({"p": loaded.tensors["p"].tolist()} if "p" in loaded.tensors else {})
 
 
 def report(run_dir: str | Path) -> Path:

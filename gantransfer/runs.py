@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,7 +37,8 @@ class Job:
     """Everything a run is made from.
 
     Attributes:
-        kind: "adapt" or "pretrain". source: name or directory of the source ("" in pre-training).
+        kind: "adapt" or "pretrain". source: name or directory of the source ("" in pre-training). others: of further
+            sources.
         arch, network: architecture and its settings, in pre-training only.
         data: arguments of `ImageData`. method: its name. fields: its hyper-parameters.
         measure: what evaluation uses: features, n_fake, metrics; empty for none.
@@ -54,11 +55,15 @@ class Job:
     arch: str = "biggan"
     network: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+    others: tuple[str, ...] = ()
 
-    def to_config(self, gan: GAN) -> dict[str, Any]:
-        """The resolved configuration as written to ``config.yaml``."""
-        source = {"name": self.source, "sha256": gan.sha256, "arch": gan.arch, "num_classes": len(gan.classes),
-                  "classes": gan.classes}
+    def to_config(self, gan: GAN | Sequence[GAN]) -> dict[str, Any]:
+        """The resolved configuration as written to ``config.yaml``; `gan`: the source, or all of several."""
+        gans = [gan] if isinstance(gan, GAN) else list(gan)
+        source, *others = [{"name": name, "sha256": g.sha256, "arch": g.arch, "num_classes": len(g.classes),
+                            "classes": g.classes} for name, g in zip((self.source, *self.others), gans, strict=True)]
+        if others:
+            source["others"] = others
         if self.kind == "pretrain":
             source = {"name": "", "arch": self.arch, "network": self.network}
         return {
@@ -78,16 +83,19 @@ class Job:
                 schedule=from_mapping(Schedule, config["train"], "config.yaml: train"),
                 measure=dict(config["measure"]), arch=source["arch"], network=dict(source.get("network", {})),
                 command=config.get("command", ""),
+                others=tuple(str(other["name"]) for other in source.get("others", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"the run's config.yaml lacks {error} or has something else there; restore the file as "
                              "the run wrote it") from None
 
-    def record(self, gan: GAN, data: ImageData) -> dict[str, Any]:
+    def record(self, gan: GAN | Sequence[GAN], data: ImageData) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues; JSON-ready. Names and places may
         change where a hash says that the content is the same."""
         config = self.to_config(gan)
-        source = {k: v for k, v in config["source"].items() if k != "name"}
+        source = {k: v for k, v in config["source"].items() if k not in ("name", "others")}
+        if self.others:
+            source["others"] = [other["sha256"] for other in config["source"]["others"]]
         images = {k: v for k, v in config["data"].items() if k != "path"}
         kept = {k: config[k] for k in ("kind", "method", "loss", "train", "measure")}
         record = {**kept, "source": source, "data": {**images, "fingerprint": data.fingerprint}}
@@ -96,7 +104,7 @@ class Job:
 
 @dataclass
 class Parts:
-    """A job's objects, ready to train."""
+    """A job's objects, ready to train. `gan` is the source, of several the first; `gans`: all of them."""
 
     job: Job
     gan: GAN
@@ -104,6 +112,7 @@ class Parts:
     target: Target
     method: Method
     trainer: Trainer
+    gans: Sequence[GAN] = ()
 
 
 def make_method(name: str, fields: Mapping[str, Any]) -> Method:
@@ -163,14 +172,24 @@ def target_of(data: ImageData) -> Target:
     return Target(len(data), classes, data.size, data.channels)
 
 
-def assemble(job: Job, out: Path, gan: GAN, data: ImageData, hooks: Hooks) -> Parts:
-    """Build generator, plan and trainer of a job."""
-    target = target_of(data)
+def as_seen(method: Method, data: ImageData) -> ImageData:
+    """`data` as `method` tells its images apart: several classes are one for a method that reads no labels."""
+    return data if getattr(method, "reads_labels", True) or len(data.classes) == 1 else data.unlabelled()
+
+
+def assemble(job: Job, out: Path, gan: GAN | Sequence[GAN], data: ImageData, hooks: Hooks) -> Parts:
+    """Build generator, plan and trainer of a job; `gan`: its source, or all of several."""
+    gans = [gan] if isinstance(gan, GAN) else list(gan)
     method = make_method(job.method, job.fields)
-    generator = method.reshape([gan], target)
-    plan = method.plan(generator, [gan], target, job.loss)
-    trainer = Trainer(generator, plan, data, job.schedule, out, hooks, lambda: job.record(gan, data))
-    return Parts(job, gan, data, target, method, trainer)
+    data = as_seen(method, data)
+    if hasattr(method, "in_images"):
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        method = method.in_images(job.schedule.batch_size * job.schedule.accumulate * job.loss.d_steps * world)
+    target = target_of(data)
+    generator = method.reshape(gans, target)
+    plan = method.plan(generator, gans, target, job.loss)
+    trainer = Trainer(generator, plan, data, job.schedule, out, hooks, lambda: job.record(gans, data))
+    return Parts(job, gans[0], data, target, method, trainer, gans)
 
 
 def refuse_occupied(out: Path) -> None:
@@ -193,7 +212,7 @@ def write_records(parts: Parts, out: Path) -> None:
     """``config.yaml``, ``env.json`` and ``data.json`` of a new run."""
     import yaml
 
-    config = parts.job.to_config(parts.gan)
+    config = parts.job.to_config(parts.gans)
     config["plan"] = list(parts.trainer.plan.notes)
     write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), out / "config.yaml")
     write_json(environment(parts.trainer.device), out / "env.json")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gantransfer.errors import UsageError, did_you_mean
 
 
-def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0) -> Tensor:
+def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0, free: int = 0) -> Tensor:
     """float32 [n, z_dim], standard normal; with a `truncation` below 1, entries beyond 2 standard deviations are
-    redrawn and all are multiplied by it (BigGAN's truncation trick: even just below 1 the tails are cut). The same
-    seed gives the same latents on every machine."""
+    redrawn and all are multiplied by it (BigGAN's truncation trick: even just below 1 the tails are cut), but for the
+    last `free` of each. The same seed gives the same latents on every machine."""
     if not 0 < truncation <= 1:
         raise UsageError(f"truncation {truncation} is outside (0, 1]; 1 samples the full distribution")
     if not 0 <= seed < 2**63:
@@ -23,12 +23,14 @@ def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0) -> Tens
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(n, z_dim, generator=rng)
     if truncation < 1:
+        whole = z[:, z_dim - free :].clone()
         # BigGAN truncates N(0, 1) to [-2, 2] and scales by the threshold.
         outside = z.abs() > 2
         while outside.any():
             z[outside] = torch.randn(int(outside.sum()), generator=rng)
             outside = z.abs() > 2
         z = z * truncation
+        z[:, z_dim - free :] = whole
     return z
 
 

@@ -90,9 +90,11 @@ class Hooks:
     """What the caller adds to the loop; every one may be absent.
 
     evaluate: EMA generator -> scores, lower ``selection`` is better. snapshot: EMA generator, step; called at
-    logarithmic steps. report: a dict for the screen and external trackers, called at every log line.
+    logarithmic steps. released: the same, once the plan's fixed modules are released. report: a dict for the screen and
+    external trackers, called at every log line.
     """
 
     evaluate: Callable[[nn.Module, Progress], dict[str, Any]] | None = None
     snapshot: Callable[[nn.Module, int], None] | None = None
+    released: Callable[[nn.Module, int], None] | None = None
     report: Callable[[dict[str, Any]], None] | None = None

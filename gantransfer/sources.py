@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import gantransfer.gp_gan_dialects
 import gantransfer.networks  # noqa: F401  (both register on import)
 from gantransfer import dialects
-from gantransfer.errors import ModelError, OutputError, did_you_mean
+from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, is_plain
 from gantransfer.registry import architectures
@@ -83,6 +83,13 @@ class GAN:
     @property
     def base_sha256(self) -> str:
         return self.lineage[0] if self.lineage else self.sha256
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """What the critic was trained with, as settings of `gantransfer.defaults.Training`: as the model's card says,
+        else its architecture, else hinge."""
+        known = getattr(architectures[self.arch], "trained_with", {"loss": "hinge"})
+        return known if "loss" not in self.card else {k: self.card[k] for k in ("loss", "r1_gamma") if k in self.card}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -202,7 +209,7 @@ class GAN:
             classes: a class, a list of classes taken in turn (names or ids), or None for all in turn.
             truncation: in (0, 1]; smaller is more typical and less varied.
         """
-        z = draw_latents(n, self.generator.z_dim, seed, truncation)
+        z = draw_latents(n, self.generator.z_dim, seed, truncation, getattr(self.generator, "picks", 0))
         y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
         return channels_last(generate(self.generator, z, y, batch_size))
 
@@ -254,6 +261,7 @@ class GAN:
             **self.config, "classes": self.classes, "sha256": self.sha256, "base_sha256": self.base_sha256,
             "generator_parameters": count(self.generator), "discriminator_parameters": count(self.discriminator),
             "has_raw_generator": self.raw_generator is not None, "card": self.card,
+            **({"p": self.generator.p.tolist()} if hasattr(self.generator, "p") else {}),
         }
 
 
@@ -299,30 +307,36 @@ def convert(
     discriminator: str | Path | None = None,
     config: Mapping[str, Any] | str | Path | None = None,
     classes: Sequence[str] | None = None,
+    miner: str | Path | None = None,
 ) -> GAN:
     """Read another code base's checkpoint files into a `GAN`; what was inferred is in its `notes`.
 
     Args:
-        dialect: "biggan-pytorch", "cgantransfer", "gan-stability" or "adafm".
+        dialect: "biggan-pytorch", "cgantransfer", "gan-stability", "adafm" or "minegan".
         generator, discriminator: ``.pth`` or ``.pt`` (read with ``weights_only=True``) or ``.safetensors`` files. The
             first may hold several networks: ``generator``, ``generator_test`` (its moving average) and
-            ``discriminator``, which the second argument, where given, replaces.
+            ``discriminator``, which the second argument, where given, replaces. miner: the same, of the minegan
+            dialect.
         config: the official settings as mapping or JSON path; extra keys are ignored.
         classes: names by class id; '0'..'N-1' if absent.
 
     Raises:
-        UsageError: unknown dialect. ModelError: files that are unsafe, broken or of another network.
+        UsageError: unknown dialect, a miner too many or too few. ModelError: files that are unsafe, broken or of
+            another network.
     """
     read, settings = dialects.dialects[dialect], dialects.read_settings(config)
+    if (miner is not None) != (dialect in dialects.WITH_MINER):
+        raise UsageError(f"dialect '{dialect}' takes {'a' if miner is None else 'no'} miner's file; " +
+                         ("give it with miner (--miner FILE)" if miner is None else "leave miner out"))
     found = read_networks(generator)
     raw = found.get("generator", found.get(""))
     average, critic = found.get("generator_test"), found.get("discriminator")
     if discriminator is not None:
         given = read_networks(discriminator)
         critic = given.get("discriminator") or next(iter(given.values()))
-    best = raw if average is None else average
-    networks = read(best, critic, settings)
-    raw_generator = None if average is None or raw is None else read(raw, None, settings).generator
+    more = () if miner is None else (read_tensors(miner),)
+    networks = read(raw if average is None else average, critic, settings, *more)
+    raw_generator = None if average is None or raw is None else read(raw, None, settings, *more).generator
     return GAN(networks.generator, networks.discriminator, arch=networks.arch, classes=classes, notes=networks.notes,
                raw_generator=raw_generator)
 

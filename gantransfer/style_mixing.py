@@ -135,10 +135,7 @@ def style_augment(gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None 
             yield Mixed(image, label, source, destination)
 
 
-def style_picture(gan: GAN, path: Path) -> bool:
-    """The picture of a run, with the group next to the general part; False where there are no styles."""
-    if not style_groups(gan.generator):
-        return False
+def style_picture(gan: GAN, path: Path) -> None:
+    """The picture of a run, with the group next to the general part."""
     seeds = range(GRID_SEED, GRID_SEED + 2 * SHOWN)
     save_grid(style_grid(gan, seeds[:SHOWN], seeds[SHOWN:]), SHOWN + 1, path)
-    return True

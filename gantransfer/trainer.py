@@ -138,6 +138,9 @@ class Trainer:
             total.backward()
             for name, value in (losses.terms | losses.logs).items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / self.schedule.accumulate
+        if self.processes.world > 1:  # a parameter may have none in this process alone, and all must average the same
+            for param in params:
+                param.grad = torch.zeros_like(param) if param.grad is None else param.grad
         gradients = [p.grad for p in params if p.grad is not None]
         finite = all(bool(torch.isfinite(v)) for v in sums.values())
         finite = self.processes.average(gradients, finite)
@@ -224,6 +227,9 @@ class Trainer:
             self._log(logs)
         if last or step & (step - 1) == 0:
             self._snapshot()
+        until = self.plan.fixed_until_nimg
+        if self.hooks.released is not None and self.rank == 0 and until and before < until <= self.progress.nimg:
+            self.hooks.released(self.ema.module, step)
         if due(self.schedule.eval_nimg):
             self._evaluate()
         stop = self.processes.any(self.wish.stop)

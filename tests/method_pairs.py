@@ -59,6 +59,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "biggan": {"head": "source", "general_d": 1},
         "biggan-all": {"head": "source", "modulation": "demodulation", "general_g": 4, "general_d": 4},
     },
+    "minegan": {
+        "fine-tuning": {"mining_nimg": 8},
+        "without-fine-tuning": {"finetune": False},
+        "per-class": {"per_class": True, "finetune": False},
+        "biggan": {"variant": "biggan", "buffers": "official"},
+        "mnist": {"variant": "mnist", "miner_init": "torch"},
+        "mixture": {"label_miner": "mixture", "depth": 3, "activation": "lrelu"},
+    },
 }
 
 

@@ -140,6 +140,18 @@ def test_class_subset(tmp_path: Path) -> None:
         data.class_subset(["z"])
 
 
+def test_classes_taken_as_one(tmp_path: Path) -> None:
+    data = ImageData(packed(tmp_path / "d.zip", letters({"a": 6, "b": 5, "c": 8})), per_class=2)
+    view = data.unlabelled()
+    assert (view.classes, view.labelled, view.settings) == (["all"], False, data.settings)
+    assert torch.equal(view.images(), data.images()) and not view.labels.any() and len(view.labels) == len(data)
+    assert view.report["counts"] == {"all": len(data)} and view.fingerprint != data.fingerprint
+    for part in ("select", "report"):
+        held = view.held_out(part)
+        assert held.classes == ["all"] and torch.equal(held.images(), data.held_out(part).images())
+    assert data.labelled and len(data.classes) > 1
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
 def test_batches_are_a_pure_function_of_seed_and_step(tmp_path: Path, batch_size: int) -> None:
     path = packed(tmp_path / "d.zip", letters({"a": 4, "b": 3}))

@@ -44,6 +44,10 @@ def test_every_variant_belongs_to_a_registered_method() -> None:
 @pytest.mark.parametrize("method", sorted(methods))
 def test_one_source_and_no_other_number(method: str) -> None:
     target = Target(10, ("a", "b"), 32, 1)
+    if method == "minegan":  # takes any number but none
+        with pytest.raises(UsageError, match="mines 1 source or more, not 0"):
+            make_method(method, {}).reshape([], target)
+        return
     for sources in ([], [make_source(), make_source()]):
         with pytest.raises(UsageError, match="takes one source, not"):
             make_method(method, {}).reshape(sources, target)

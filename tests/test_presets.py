@@ -17,7 +17,9 @@ from gantransfer.cli.verbs import BY_NAME
 from gantransfer.compare.plan import method_fields
 from gantransfer.shipped import preset_names
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "unconditional"}  # others: hierarchical
+NETWORK |= dict.fromkeys(("adafm-1k", "adafm-25", "adafm-celeba", "adafm-small"), "gp_gan")
 
 
 def plan_of(name: str) -> Any:
@@ -25,8 +27,8 @@ def plan_of(name: str) -> Any:
 
 
 def test_all_are_known() -> None:
-    assert preset_names() == ["cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100",
-                              "cgantransfer-places", "transfergan-bedrooms"]
+    assert preset_names() == ["adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100",
+                              "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -36,7 +38,7 @@ def test_every_row_fits_its_source_and_has_published_figures_for_real_cells(name
     gan = make_source(NETWORK.get(name, "hierarchical"))
     for variant in plan.variants:
         api.check_fit(gan, variant.method, method_fields(variant))
-    assert plan.title and plan.about and plan.expected
+    assert plan.title and plan.about and (plan.expected or name == "adafm-25")
     for label, figures in plan.expected.items():
         assert label in [variant.label for variant in plan.variants]
         assert set(figures) <= {task.name for task in plan.tasks}
@@ -54,6 +56,17 @@ def test_dry_run_without_data_and_checkpoints(
     assert len(planned["cells"]) == len(plan_of(name).cells()) and planned["seconds"] is None
     said = " ".join(planned["missing"])
     assert "models/" in said and "data/" in said and "inception.safetensors" in said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("minegan_*.yaml")), ids=lambda file: file.stem)
+def test_plans_of_minegan_s_studies(file: Path) -> None:
+    plan = comparison(parse(BY_NAME["compare"], [str(file)]))
+    plan.check()
+    kinds = ["tables", "hierarchical", "unconditional", "shared"]
+    for task in plan.tasks:
+        gans = [make_source(kinds[i], i) for i in range(task.source.count(",") + 1)]
+        for variant in plan.variants:
+            api.check_fit(gans if len(gans) > 1 else gans[0], variant.method, method_fields(variant))
 
 
 def test_table_1_is_the_papers() -> None:

@@ -49,7 +49,7 @@ def _ranks(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [load_file(folder / f"rank-{rank}.safetensors") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["straight", "broken", "toy", "matched"])
+@pytest.mark.parametrize("name", ["straight", "broken", "toy", "matched", "mined"])
 def test_both_hold_the_same_weights_and_buffers(trained: tuple[Path, list[str]], name: str) -> None:
     first, second = _ranks(trained[0] / name)
     own = {k for k in first if k.startswith("extras/") and k.endswith(("running_mean", "running_var"))}

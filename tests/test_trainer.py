@@ -142,8 +142,10 @@ def test_fixed_modules_are_released_on_time(tmp_path: Path) -> None:
     Toy(tmp_path / "a", phases, fixed=lambda t: [t.generator.norm]).trainer.run()
     assert modes == [False] * 4
     modes.clear()
-    Toy(tmp_path / "b", phases, fixed=lambda t: [t.generator.norm], fixed_until_nimg=4).trainer.run()
-    assert modes == [False, False, True, True]
+    told: list[int] = []
+    Toy(tmp_path / "b", phases, Hooks(released=lambda generator, step: told.append(step)),
+        fixed=lambda t: [t.generator.norm], fixed_until_nimg=4).trainer.run()
+    assert modes == [False, False, True, True] and told == [2]
 
 
 # ---- accumulation, rates, average ------------------------------------------------------------------------

@@ -100,12 +100,14 @@ def score(generator: nn.Module, progress: Any) -> dict[str, Any]:
     return {"split": "select", "frechet": value, "selection": value}
 
 
-def assemble(out: Path, gan: GAN, data: ImageData, method: str, fields: Mapping[str, Any] | None = None,
+def assemble(out: Path, gan: GAN | Sequence[GAN], data: ImageData, method: str, fields: Mapping[str, Any] | None = None,
              report: Any = None, **settings: Any) -> runs.Parts:
     """A run of `method`, ready to train in a new or existing folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     loss = settings.pop("loss", AdversarialLoss(augment="translation,cutout"))
-    job = runs.Job("adapt", "tiny", dict(data.settings), method, dict(fields or {}), loss, schedule(**settings))
+    others = () if isinstance(gan, GAN) else tuple(f"tiny {i}" for i in range(2, 1 + len(gan)))
+    job = runs.Job("adapt", "tiny", dict(data.settings), method, dict(fields or {}), loss, schedule(**settings),
+                   others=others)
     return runs.assemble(job, out, gan, data, Hooks(evaluate=score, report=report))
 
 

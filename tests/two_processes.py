@@ -60,6 +60,11 @@ def main(folder: Path) -> None:
     matched.run()
     keep(matched, folder / "matched")
 
+    both = [gan, make_source("tables", 1)]
+    mined = assemble(folder / "mined", both, data, "minegan", {"mining_nimg": 8}, batch_size=2).trainer
+    mined.run()
+    keep(mined, folder / "mined")
+
     # A loss that is NaN in one process is skipped by both.
     def phases(toy: Toy) -> list[Phase]:
         loss = poisoned(toy.generator_loss, lambda: toy.trainer.rank == 1 and toy.trainer.progress.step == 2)

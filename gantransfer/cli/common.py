@@ -13,7 +13,8 @@ from gantransfer.errors import UsageError
 
 METHOD = Flag("method", "transfer method; its own settings are flags too ('--method NAME --help' lists them)",
               default="cgantransfer", metavar="NAME")
-SOURCE = Flag("source", "the pre-trained GAN: a shipped name, a model directory, a run, or a hub id", metavar="NAME")
+SOURCE = Flag("source", "the pre-trained GAN: a shipped name, a model directory, a run, or a hub id; for minegan also "
+              "several, with commas", metavar="NAME")
 DATA_PATH = Flag("data", "images: a folder with one folder per class, a .zip, hf:NAME, or a shipped name",
                  metavar="PATH")
 OUT = Flag("out", "new run directory (default: runs/<method>-<n>)", metavar="DIR")
@@ -40,7 +41,8 @@ TRAINING = (
          low=1, group="training"),
     Flag("accumulate", "loss evaluations per optimiser step", int, 1, low=1, group="training"),
     Flag("d_steps", "critic updates per iteration (default: 1, pre-training 2)", int | None, low=1, group="training"),
-    Flag("loss", "adversarial loss", str, "hinge", ("hinge", "non-saturating", "wgan-gp"), group="training"),
+    Flag("loss", "adversarial loss (default: hinge; with minegan what the source was trained with)", str | None, None,
+         ("hinge", "non-saturating", "wgan-gp"), group="training"),
     Flag("augment", "DiffAugment policy, e.g. translation,cutout; '' for none (default: from the number of images)",
          str | None, metavar="POLICY", group="training"),
     Flag("r1_gamma", "weight of the R1 penalty (default: 2, with wgan-gp 0)", float | None, low=0, group="training"),

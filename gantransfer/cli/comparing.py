@@ -69,7 +69,8 @@ def comparison(settings: Settings) -> Any:
         raise UsageError("gantransfer compare needs --methods A,B,... or a plan with 'variants'")
     for variant in variants:
         _convert(variant)
-    sources = {str(k): str(v) for k, v in (settings.pop("sources", None) or {}).items()}
+    sources = {str(k): ",".join(map(str, v)) if isinstance(v, list) else str(v)
+               for k, v in (settings.pop("sources", None) or {}).items()}
     targets = {str(k): _target(str(k), v) for k, v in (settings.pop("targets", None) or {}).items()}
     tasks = tasks_of(sources, targets, settings.pop("source", None), settings.pop("data", None),
                      data_options(settings))
@@ -165,9 +166,11 @@ def _fields(texts: Any) -> dict[str, dict[str, str]]:
 
 def _convert(variant: Any) -> None:
     """Check a variant's settings against its method's fields and the training flags, in place."""
-    from gantransfer.cli.fields import method_flags
+    from gantransfer.cli.fields import flag_names, method_flags
 
-    flags = {flag.name: flag for flag in (*method_flags({"method": variant.method}), *TRAINING, *RHYTHM)}
+    fields = {flag: field for field, flag in flag_names(variant.method).items()}
+    own = {fields.get(flag.name, flag.name): flag for flag in method_flags({"method": variant.method})}
+    flags = {**own, **{flag.name: flag for flag in (*TRAINING, *RHYTHM)}}
     for name, value in variant.settings.items():
         if name not in flags or name == "seed":
             raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'"

@@ -26,7 +26,20 @@ def method_flags(settings: dict[str, Any]) -> list[Flag]:
         UsageError: unknown method.
     """
     name = str(settings.get("method", "cgantransfer"))
-    return _flags(methods[name], f"method {name}")
+    renamed = flag_names(name)
+    return [dataclasses.replace(flag, name=renamed.get(flag.name, flag.name))
+            for flag in _flags(methods[name], f"method {name}")]
+
+
+def flag_names(method: str) -> dict[str, str]:
+    """Fields of a method whose flags are called otherwise, because another flag has the name: field -> flag."""
+    return getattr(methods[method], "flag_names", {})
+
+
+def as_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` of the verb adapt with the names of its method's fields."""
+    back = {flag: field for field, flag in flag_names(str(settings.get("method", "cgantransfer"))).items()}
+    return {back.get(name, name): value for name, value in settings.items()}
 
 
 def pretrain_flags(settings: dict[str, Any]) -> list[Flag]:

@@ -166,12 +166,13 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
     generator, seed, truncation = gan.generator, settings.get("seed", 0), settings.get("truncation", 1.0)
     steps = torch.linspace(0, 1, settings.get("frames") or 24)
     z_dim, device = generator.z_dim, next(generator.parameters()).device
+    free = getattr(generator, "picks", 0)
     if settings.get("interpolate"):
         if not generator.num_classes:
             raise UsageError("--interpolate needs a model with classes, and this one has none; "
                              "use --interpolate-latents")
         a, b = class_ids(_classes(settings["interpolate"], gan.classes), gan.classes, 2).tolist()
-        z = draw_latents(count, z_dim, seed, truncation)
+        z = draw_latents(count, z_dim, seed, truncation, free)
         for t in [*steps, *steps.flip(0)[1:-1]]:
             weights = torch.zeros(count, generator.num_classes, device=device)
             weights[:, a] += 1 - t
@@ -180,7 +181,7 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
         return
     seeds = settings["interpolate_latents"]
     labels = class_ids(classes, gan.classes, count) if generator.num_classes else None
-    stations = [draw_latents(count, z_dim, s, truncation) for s in seeds]
+    stations = [draw_latents(count, z_dim, s, truncation, free) for s in seeds]
     for here, there in zip(stations, [*stations[1:], stations[0]], strict=True):
         for t in steps[:-1]:
             yield channels_last(generate(generator, _slerp(here, there, float(t)), labels))

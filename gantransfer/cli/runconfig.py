@@ -25,9 +25,14 @@ def flatten(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         flat |= {"data_seed" if k == "seed" else "data" if k == "path" else k: v for k, v in config["data"].items()}
         method = dict(config["method"])
         name = method.pop("name")
+        if config["kind"] == "adapt":
+            from gantransfer.cli.fields import flag_names
+
+            method = {flag_names(name).get(key, key): value for key, value in method.items()}
         flat |= method
         if config["kind"] == "adapt":
-            flat |= {"method": name, "source": config["source"]["name"]}
+            names = [config["source"]["name"], *(other["name"] for other in config["source"].get("others", ()))]
+            flat |= {"method": name, "source": ",".join(names)}
         else:
             network = {k: v for k, v in config["source"]["network"].items() if k != "num_classes"}
             flat |= {"arch": config["source"]["arch"], **network}

@@ -18,10 +18,12 @@ Settings = dict[str, Any]
 def adapt(settings: Settings) -> None:
     """``gantransfer adapt``."""
     from gantransfer import api
+    from gantransfer.cli.fields import as_fields
 
     quiet = settings.pop("quiet", False)
     _check(settings)
     settings["data_options"] = data_options(settings)
+    settings = as_fields(settings)
     if settings.pop("dry_run", False):
         _print_plan(api.plan(**settings))
         return

@@ -43,7 +43,7 @@ VERBS = (
         ("gantransfer adapt --source glyph80-32 --data my-images --out runs/mine",
          "gantransfer adapt --source glyph80-32 --data cyrillic10 --method bsa --lr 1e-3 --steps 1000 --seed 1",
          "gantransfer adapt --config runs/mine/config.yaml --out runs/again --seed 1",
-         "gantransfer adapt --source glyph80-32 --data faces.zip --per-class 100 --classes a,b --dry-run"),
+         "gantransfer adapt --source models/a,models/b --data faces.zip --per-class 100 --method minegan --dry-run"),
         flags=(
             SOURCE, DATA_PATH, METHOD, OUT,
             Flag("dry_run", "print what would be done and write nothing", bool, False),
@@ -98,7 +98,8 @@ VERBS = (
             Flag("run", "running what is missing; the tables of what is finished are written", bool, True),
             Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, ...}}", dict, metavar="MAPPING",
                  group="in a plan only"),
-            Flag("sources", "{NAME: what --source takes}", dict, metavar="MAPPING", group="in a plan only"),
+            Flag("sources", "{NAME: what --source takes, or a list for minegan}", dict, metavar="MAPPING",
+                 group="in a plan only"),
             Flag("targets", "{NAME: {data: PATH, classes: ..., per_class: N, source: NAME, seeds: [0]}}; without "
                             "'source' met by every source", dict, metavar="MAPPING", group="in a plan only"),
             Flag("title", "of the page", group="in a plan only"),
@@ -196,9 +197,10 @@ VERBS = (
          "gantransfer convert --dialect biggan-pytorch --generator G.pth --config config.json --out biggan",
          "gantransfer inspect biggan"),
         flags=(
-            Flag("dialect", "biggan-pytorch or cgantransfer", metavar="NAME"),
+            Flag("dialect", "biggan-pytorch, cgantransfer or minegan", metavar="NAME"),
             Flag("generator", ".pth or .safetensors file", metavar="FILE"),
             Flag("discriminator", ".pth or .safetensors file", metavar="FILE"),
+            Flag("miner", ".pth or .safetensors file (minegan only)", metavar="FILE"),
             Flag("config", "the settings that belong to the files, as JSON", metavar="FILE"),
             Flag("classes", "class names by class number (default: the numbers)", list[str], metavar="A,B,C"),
             NEW_MODEL,
@@ -218,7 +220,8 @@ VERBS = (
         "merge", "a model of the new classes alone", "models:merge",
         ("gantransfer merge glyph80-32 runs/demo --out models/cyrillic",
          "gantransfer sample models/cyrillic --out cyrillic.png"),
-        arguments=(MODEL, Argument("adapter", "run directory or adapter directory")),
+        arguments=(Argument("model", f"{MODEL.help}; of several sources all with commas, or the first"),
+                   Argument("adapter", "run directory or adapter directory")),
         flags=(NEW_MODEL,), required=("out",), chapter=DATASETS,
     ),
     Verb(

@@ -123,12 +123,12 @@ def missing_inputs(comparison: Comparison) -> list[str]:
     """One sentence for every source, data set or feature file that is not here (yet)."""
     from gantransfer import api
     from gantransfer.data import ImageData
-    from gantransfer.results import load
+    from gantransfer.results import load, source_names
 
     found = []
     together = [{**comparison.settings, **variant.settings} for variant in comparison.variants]
     measures = [api.of_measuring(settings) for settings in together]
-    sources = unique([task.source for task in comparison.tasks])
+    sources = unique([name for task in comparison.tasks for name in source_names(task.source)])
     wanted: list[Callable[[], Any]] = [partial(load, source) for source in sources]
     wanted += [partial(ImageData, task.data, **task.data_options) for task in comparison.tasks]
     wanted += [partial(api.measure_of, **measure) for measure in measures]
@@ -155,7 +155,7 @@ def inputs(comparison: Comparison) -> list[Cell]:
     """The cells, after source, data and every row of every task were found to fit together (one load of each)."""
     from gantransfer import api
     from gantransfer.defaults import Training
-    from gantransfer.results import load
+    from gantransfer.results import as_gans
 
     settings: dict[str, Training] = {}
     for variant in comparison.variants:
@@ -164,15 +164,16 @@ def inputs(comparison: Comparison) -> list[Cell]:
         settings[variant.label], _ = api.split_settings(api.of_training(together), variant.method, "adapt")
     gans = {task.source: None for task in comparison.tasks}
     for source in gans:
-        gans[source] = gan = load(source)
+        gans[source] = as_gans(source)
         for variant in comparison.variants:
-            api.check_fit(gan, variant.method, method_fields(variant))
+            api.check_fit(gans[source], variant.method, method_fields(variant))
     found: dict[tuple[str, str], tuple[int, int]] = {}
     made_from = {}
     for task in comparison.tasks:
-        gan = gans[task.source]
-        images = api.target_images(task.data, task.data_options, gan)
-        made_from[task.name] = {"source_sha256": gan.sha256, "images_fingerprint": images.fingerprint}
+        labels = any(api.needs_labels(variant.method, method_fields(variant)) for variant in comparison.variants)
+        images = api.target_images(task.data, task.data_options, gans[task.source][0], labels)
+        made_from[task.name] = {"source_sha256": "+".join(gan.sha256 for gan in gans[task.source]),
+                                "images_fingerprint": images.fingerprint}
         for variant in comparison.variants:
             schedule, loss = settings[variant.label].resolve(len(images), "adapt")
             shown = schedule.batch_size * schedule.accumulate * loss.d_steps

@@ -88,24 +88,25 @@ class Trials:
         from gantransfer import api
         from gantransfer.finish import Evaluator
         from gantransfer.processes import processor_threads
-        from gantransfer.results import load
+        from gantransfer.results import as_gans, source_names
         from gantransfer.schedule import Hooks, Progress
 
         call = api.of_training(cell.call)
         source, data, method, options = (call.pop(name) for name in ("source", "data", "method", "data_options"))
         if source not in self.gans:
-            self.gans[source] = load(source)
-        gan = self.gans[source]
+            self.gans[source] = as_gans(source)
+        gans = self.gans[source]
         if cell.task not in self.images:
-            self.images[cell.task] = api.target_images(data, options, gan)
+            self.images[cell.task] = api.target_images(data, options, gans[0], labels=False)
         images = self.images[cell.task]
         quick = {"steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}
         training, fields = api.split_settings({**call, **quick}, method, "adapt")
-        job = api.job_of("adapt", source, images, method, fields, training, {})
+        training = api.as_source_was_trained(training, gans, method, fields)
+        job = api.job_of("adapt", source_names(source), images, method, fields, training, {})
         marks: list[float] = []
         hooks = Hooks(report=lambda event: marks.append(time.perf_counter()))
         with processor_threads(call.get("threads", self.threads)), tempfile.TemporaryDirectory() as folder:
-            trainer = runs.assemble(job, Path(folder), gan, images, hooks).trainer
+            trainer = runs.assemble(job, Path(folder), gans, images, hooks).trainer
             begins = {nimg for phase in trainer.plan.phases for nimg in (phase.start_nimg, phase.stop_nimg or 0)}
             stages = []
             for start in sorted(nimg for nimg in begins if nimg < cell.call["steps"] * cell.shown):

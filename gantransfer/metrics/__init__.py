@@ -31,6 +31,7 @@ DEFAULT_METRICS = (
     "frechet",
     "kid",
     "kmmd",
+    "mv",
     "precision",
     "recall",
     "coverage",

@@ -240,10 +240,12 @@ class Generator(nn.Module):
     def head(self) -> nn.ModuleList:
         return self.output_layer
 
-    def condition(self, y: Tensor | ClassMixture | None, n: int) -> Condition:
+    def condition(self, y: Tensor | ClassMixture | Condition | None, n: int) -> Condition:
         """Labels and embedding of a batch of `n` from integer labels [n], float class embeddings
         [n, shared_dim] (where the network has a shared embedding), a `ClassMixture`, or None
-        (unconditional networks only)."""
+        (unconditional networks only); a `Condition` is passed on."""
+        if isinstance(y, Condition):
+            return y
         if y is None:
             if self.config.num_classes > 1:
                 raise ModelError(
@@ -267,7 +269,7 @@ class Generator(nn.Module):
         return Condition(y, self.shared(y.where(~added, 0) if self.config.extensions else y), None)
 
     def forward(
-        self, z: Tensor, y: Tensor | ClassMixture | None = None, noise: Sequence[Tensor] | None = None
+        self, z: Tensor, y: Tensor | ClassMixture | Condition | None = None, noise: Sequence[Tensor] | None = None
     ) -> Tensor:
         """float32 images [N, channels, R, R] in [-1, 1] from z [N, z_dim] and labels (see `condition`).
         BigGAN draws no further noise; `noise` is accepted for the common signature and must be None."""

@@ -18,6 +18,7 @@ from gantransfer.report.contributions import borrowed
 from gantransfer.report.datafacts import data_facts
 from gantransfer.report.filters import mixed, modulated
 from gantransfer.report.headline import cards, headline
+from gantransfer.report.mining import mined
 from gantransfer.report.pictures import DETAILS
 from gantransfer.report.reading import Row, RunFiles, as_dict, as_list
 
@@ -99,6 +100,7 @@ def _view(run: RunFiles) -> Row:
         "borrowed": borrowed(run),
         "modulated": modulated(run),
         "mixed": mixed(run),
+        "mined": mined(run, stats),
         "data": data_facts(data),
         "settings": _settings(config),
         "environment": sections.facts("", run.json("env.json")),

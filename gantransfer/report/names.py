@@ -8,6 +8,7 @@ METRICS = {
     "frechet": ("Fréchet distance", "distance of means and covariances of features"),
     "kid": ("KID", "unbiased kernel distance of features (cubic kernel); may fall below 0"),
     "kmmd": ("KMMD", "Gaussian kernel distance of features, sigma 1, as in the papers"),
+    "mv": ("Mean variance", "of the samples' features: larger is more varied; the floor is real images'"),
     "inception_score": ("Inception Score", "confident and varied predictions of the classifier"),
     "kid_subsets": ("KID of subsets", "mean over random subsets, as published figures have it"),
     "intra_frechet": ("Fréchet distance within classes", "mean over classes; sees confusions between them"),

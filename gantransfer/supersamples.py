@@ -1,0 +1,99 @@
+"""Several generators under one critic: of every supersample the best image, and who wins how often.
+
+The part of MineGAN (see `gantransfer.methods.minegan`) that its text leaves open: it says what the selector's p_1..p_N
+are for, picking a generator for every sample in the right frequencies, not how they are learned.
+
+Here p follows the shares f_i of supersamples that generator i wins among the critic's fakes, p <- d p + (1 - d) f with
+d = 2^(-batch / half life). Reason: the fakes that the critic compares with the data are the mixture of winners in
+proportions f, so this is the mixture whose match with the target the game enforces, and sampling by any other p would
+leave it; f is also the minimiser of a selector's cross-entropy on winners, E[-log p_winner], so no learned selector
+could end elsewhere. f moves as the generators learn, hence an average that forgets; with ``update="mean"`` it never
+does.
+
+Who wins is decided sample by sample (the text leaves that open too; the official prototype does so), by the critic's
+scores of images without augmentation; scoring moves none of its buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, distributed, nn
+
+from gantransfer.plan import Batch, Losses, Phase
+
+
+class Supersample(nn.Module):
+    """Fakes of several sources: of every supersample the image that the critic scores highest.
+
+    Called without gradient (for the critic's fakes) it counts who won, and moves the generator's `p`. With gradient
+    only winners' generators are in the graph; where sources are in eval mode they are computed a second time, winners
+    alone, which is exact and cheaper than a graph through all.
+
+    Buffers:
+        wins: float [N], supersamples won so far.
+    """
+
+    wins: Tensor
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int) -> None:
+        super().__init__()
+        # Not registered: both are saved elsewhere.
+        self.__dict__["generator"], self.__dict__["critic"] = generator, critic
+        self.update, self.half_life_nimg = update, half_life_nimg
+        self.register_buffer("wins", torch.zeros(len(generator.sources), device=generator.p.device))
+
+    @property
+    def num_classes(self) -> int:
+        """0: winners have no labels."""
+        return 0
+
+    def forward(self, u: Tensor, y: Tensor | None = None) -> Tensor:
+        """Winners, float [B, C, H, W], for u [B, z_dim]."""
+        learning = torch.is_grad_enabled()
+        tracked = learning and any(source.training for source in self.generator.sources)
+        with torch.set_grad_enabled(tracked):
+            images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
+        winners = self.winners(images)
+        if not learning:
+            self.count(winners)
+        elif not tracked:
+            return self.generator.draw(u, winners)
+        rows = [(winners == i).nonzero().squeeze(1) for i in range(len(images))]
+        chosen = torch.cat([image[r] for image, r in zip(images, rows, strict=True) if len(r)])
+        return chosen[torch.cat(rows).argsort()]
+
+    @torch.no_grad()
+    def winners(self, images: Sequence[Tensor]) -> Tensor:
+        """int64 [B]: argmax_i D(x_i) over N batches of images [B, C, H, W]; the first of equals."""
+        mode = self.critic.training
+        self.critic.eval()
+        scores = self.critic(torch.cat(list(images)), None)
+        self.critic.train(mode)
+        return scores.view(len(images), -1).argmax(0)
+
+    @torch.no_grad()
+    def count(self, winners: Tensor) -> None:
+        """Move `p` by the shares of `winners`, int64 [B], of all processes."""
+        won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(won)
+        self.wins += won
+        if self.update == "mean":
+            self.generator.p.copy_(self.wins / self.wins.sum())
+        else:
+            shown = float(won.sum())
+            keep = 0.5 ** (shown / self.half_life_nimg) if self.half_life_nimg else 0.0
+            self.generator.p.lerp_(won / shown, 1 - keep)
+
+
+def with_shares(phase: Phase, generator: nn.Module) -> Phase:
+    """`phase` with the selector's p_1..p_N in its log."""
+
+    def loss(batch: Batch) -> Losses:
+        terms, logs = phase.loss(batch)
+        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(generator.p, 1)}})
+
+    return replace(phase, loss=loss)
