@@ -2,8 +2,9 @@
 
     python benchmarks/minegan_targets.py glyph100.zip data/minegan
 
-writes ``data/minegan/<kind>-<n>-<kind>-<n>/{train,val,test}/all/<number>.png``: each part has the ratio, the classes of
-a kind take turns, and no image is in two parts.
+writes ``data/minegan/<kind>-<n>-<kind>-<n>/{train,val,test}/all/<number>.png``: each part has the ratio, three
+glyphs of a kind take turns, and no image is in two parts. The sources know ten or fifteen glyphs of their kind: the
+target is a part of what they draw, which miners must find.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ KINDS = {
 }
 TARGETS = [("latin", 200, "digits", 0), ("latin", 150, "digits", 50), ("latin", 100, "digits", 100),
            ("latin", 50, "digits", 150), ("latin", 0, "digits", 200), ("greek", 100, "cyrillic", 100)]
+SHOWN = 3  # glyphs of a kind in a target
 PARTS = ("train", "val", "test")
 
 
@@ -54,7 +56,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    data = {kind: ImageData(arguments.data, size=32, channels=1, classes=names) for kind, names in KINDS.items()}
+    data = {kind: ImageData(arguments.data, size=32, channels=1, classes=names[:SHOWN])
+            for kind, names in KINDS.items()}
     for target in TARGETS:
         write(data, target, arguments.out)
 

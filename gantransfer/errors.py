@@ -65,9 +65,8 @@ def writing(path: object) -> Iterator[None]:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of `choices`, one that goes on from `name` before others, or an empty
-    string."""
-    choices = [str(c) for c in choices]
-    begun = [c for c in choices if c.startswith(str(name))] if len(str(name)) > 2 else []
-    near = begun or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    """``"; did you mean 'x'?"`` for the one of `choices` that `name` begins, else the nearest, or an empty string."""
+    known = [str(c) for c in choices]
+    begun = [c for c in known if name and c.startswith(str(name))]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -27,8 +27,9 @@ def plan_of(name: str) -> Any:
 
 
 def test_all_are_known() -> None:
-    assert preset_names() == ["adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100",
-                              "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms"]
+    assert preset_names() == [
+        "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "cgantransfer-ablation", "cgantransfer-animalface",
+        "cgantransfer-cifar100", "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms"]
 
 
 @pytest.mark.parametrize("name", preset_names())
