@@ -17,7 +17,7 @@ from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
 from gantransfer.losses import AdversarialLoss
 from gantransfer.pictures import class_grid, real_grid, released_grid
-from gantransfer.plan import Target
+from gantransfer.plan import Method, Target
 from gantransfer.processes import processor_threads
 from gantransfer.registry import methods
 from gantransfer.results import Run, Sources, as_gans, check_data_options, job_sources, load_run, source_names
@@ -71,7 +71,7 @@ def adapt(
     folder = _out(out, method)
     gans = as_gans(source)
     check_fit(gans, method, fields)
-    images = target_images(data, data_options, gans[0], needs_labels(method, fields))
+    images = target_images(data, data_options, gans[0], runs.make_method(method, fields))
     training = as_source_was_trained(training, gans, method, fields)
     given = source_names(source) if isinstance(source, str) else source
     given = given if isinstance(given, (list, tuple)) else [given]
@@ -140,7 +140,7 @@ def plan(
     check_data_options(data_options, "size", "channels")
     gans = as_gans(source)
     check_fit(gans, method, fields)
-    images = target_images(data, data_options, gans[0], needs_labels(method, fields))
+    images = target_images(data, data_options, gans[0], runs.make_method(method, fields))
     training = as_source_was_trained(training, gans, method, fields)
     names = [str(one) for one in source] if isinstance(source, (list, tuple)) else source_names(str(source))
     job = job_of("adapt", names, images, method, fields, training, {})
@@ -191,9 +191,9 @@ def check_fit(gan: GAN | Sequence[GAN], method: str, fields: Mapping[str, Any]) 
     chosen.plan(chosen.reshape(gans, stand_in), gans, stand_in, AdversarialLoss())
 
 
-def needs_labels(method: str, fields: Mapping[str, Any]) -> bool:
-    """Whether a method with these fields tells the target's classes apart."""
-    return getattr(runs.make_method(method, fields), "reads_labels", True)
+def needs_labels(method: Method | None) -> bool:
+    """Whether `method` cannot do without the target's classes; None: any, and so no."""
+    return method is not None and getattr(method, "needs_labels", getattr(method, "reads_labels", True))
 
 
 def as_source_was_trained(training: Training, gans: Sequence[GAN], method: str, fields: Mapping[str, Any]) -> Training:
@@ -222,18 +222,19 @@ def _out(out: str | Path | None, name: str) -> Path:
 
 
 def target_images(
-    data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, labels: bool = True
+    data: ImageData | str | Path, options: Mapping[str, Any] | None, gan: GAN, method: Method | None = None
 ) -> ImageData:
-    """The target's images in the source's size and channels. `labels`: a conditional source needs their classes."""
+    """The target's images in the source's size, and in its channels unless `method` wants others."""
     config = gan.config
+    channels = method.image_channels(config) if hasattr(method, "image_channels") else config["channels"]
     if isinstance(data, ImageData):
-        if (data.size, data.channels) != (config["resolution"], config["channels"]):
-            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), the source makes "
-                            f"{config['resolution']} px with {config['channels']}; load them with these")
+        if (data.size, data.channels) != (config["resolution"], channels):
+            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), the source takes "
+                            f"{config['resolution']} px with {channels}; load them with these")
         images = data
     else:
-        images = ImageData(data, size=config["resolution"], channels=config["channels"], **(options or {}))
-    if labels and not images.labelled and config["num_classes"]:
+        images = ImageData(data, size=config["resolution"], channels=channels, **(options or {}))
+    if needs_labels(method) and not images.labelled and config["num_classes"]:
         raise DataError(f"'{images.settings['path']}' is a flat folder and this source is conditional: name its class "
                         "with --class-name NAME, or sort the images into one folder per class")
     return images

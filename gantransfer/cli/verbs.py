@@ -197,7 +197,7 @@ VERBS = (
          "gantransfer convert --dialect biggan-pytorch --generator G.pth --config config.json --out biggan",
          "gantransfer inspect biggan"),
         flags=(
-            Flag("dialect", "biggan-pytorch, cgantransfer or minegan", metavar="NAME"),
+            Flag("dialect", "biggan-pytorch, cgantransfer, gan-stability, adafm or minegan", metavar="NAME"),
             Flag("generator", ".pth or .safetensors file", metavar="FILE"),
             Flag("discriminator", ".pth or .safetensors file", metavar="FILE"),
             Flag("miner", ".pth or .safetensors file (minegan only)", metavar="FILE"),

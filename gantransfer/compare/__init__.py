@@ -156,6 +156,7 @@ def inputs(comparison: Comparison) -> list[Cell]:
     from gantransfer import api
     from gantransfer.defaults import Training
     from gantransfer.results import as_gans
+    from gantransfer.runs import make_method
 
     settings: dict[str, Training] = {}
     for variant in comparison.variants:
@@ -165,13 +166,16 @@ def inputs(comparison: Comparison) -> list[Cell]:
     gans = {task.source: None for task in comparison.tasks}
     for source in gans:
         gans[source] = as_gans(source)
-        for variant in comparison.variants:
+        met = [task.name for task in comparison.tasks if task.source == source]
+        for variant in (variant for variant in comparison.variants if any(map(variant.runs_on, met))):
             api.check_fit(gans[source], variant.method, method_fields(variant))
     found: dict[tuple[str, str], tuple[int, int]] = {}
     made_from = {}
     for task in comparison.tasks:
-        labels = any(api.needs_labels(variant.method, method_fields(variant)) for variant in comparison.variants)
-        images = api.target_images(task.data, task.data_options, gans[task.source][0], labels)
+        rows = [make_method(variant.method, method_fields(variant)) for variant in comparison.variants
+                if variant.runs_on(task.name)]
+        strictest = next(filter(api.needs_labels, rows), None)
+        images = api.target_images(task.data, task.data_options, gans[task.source][0], strictest)
         made_from[task.name] = {"source_sha256": "+".join(gan.sha256 for gan in gans[task.source]),
                                 "images_fingerprint": images.fingerprint}
         for variant in comparison.variants:

@@ -96,11 +96,13 @@ class Trials:
         if source not in self.gans:
             self.gans[source] = as_gans(source)
         gans = self.gans[source]
-        if cell.task not in self.images:
-            self.images[cell.task] = api.target_images(data, options, gans[0], labels=False)
-        images = self.images[cell.task]
         quick = {"steps": TRIAL, "log_nimg": 1, "eval_nimg": 0, "checkpoint_nimg": 0}
         training, fields = api.split_settings({**call, **quick}, method, "adapt")
+        chosen = runs.make_method(method, fields)
+        place = cell.task, hasattr(chosen, "image_channels") and chosen.image_channels(gans[0].config)
+        if place not in self.images:
+            self.images[place] = api.target_images(data, options, gans[0], chosen)
+        images = self.images[place]
         training = api.as_source_was_trained(training, gans, method, fields)
         job = api.job_of("adapt", source_names(source), images, method, fields, training, {})
         marks: list[float] = []

@@ -80,6 +80,12 @@ class AdaFM:
     def __post_init__(self) -> None:
         check_choices(self)
 
+    needs_labels: ClassVar[bool] = False  # it takes them up where there are some
+
+    def critic_source(self, sources: Sequence[Source]) -> Source:
+        """Whose critic, and so whose loss, the run goes on with."""
+        return one_source(sources, "adafm")
+
     def image_channels(self, config: Mapping[str, Any]) -> int:
         """Channels of the target's images for a source of this `config`."""
         return 1 if self.grey else config["channels"]

@@ -62,6 +62,10 @@ class FreezeD:
         source = one_source(sources, "freezed")
         return with_target_classes(source, target.num_classes, self.class_init, self.init_seed)
 
+    def critic_source(self, sources: Sequence[Source]) -> Source:
+        """Whose critic, and so whose loss, the run goes on with."""
+        return one_source(sources, "freezed")
+
     def plan(
         self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
     ) -> Plan:

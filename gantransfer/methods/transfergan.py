@@ -69,6 +69,10 @@ class TransferGAN:
                 return source.generator.fresh(target.num_classes)
         return with_target_classes(source, target.num_classes, self.class_init, self.init_seed)
 
+    def critic_source(self, sources: Sequence[Source]) -> Source:
+        """Whose critic, and so whose loss, the run goes on with."""
+        return one_source(sources, "transfergan")
+
     def plan(
         self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
     ) -> Plan:

@@ -1,0 +1,179 @@
+"""Method adafm as a user meets it: grey and unlabelled targets, the source's loss, what is refused, small adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from picture_files import noise, png, tree
+from tiny import assemble, latents, make_data, make_source, write_images
+
+import gantransfer as gt
+from gantransfer import api
+from gantransfer.data import ImageData
+from gantransfer.errors import DataError, ModelError, UsageError
+from gantransfer.losses import AdversarialLoss
+from gantransfer.methods.adafm import AdaFM
+from gantransfer.plan import Target
+from gantransfer.registry import architectures
+
+SHORT: dict[str, Any] = {"steps": 2, "batch_size": 4, "eval_nimg": 0, "evaluate": False, "threads": 1,
+                         "style_dim": 6, "mapping_layers": 2}
+
+
+def test_a_flat_folder_and_the_sources_loss(tmp_path: Path) -> None:
+    """No labels are needed though the source has some, and the loss is what its critic was trained with."""
+    images = write_images(tmp_path / "images", {"": 10})
+    run = gt.adapt(make_source("gp_gan"), images, "adafm", tmp_path / "run", **SHORT)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "kind: non-saturating" in config and "r1_gamma: 20.0" in config
+    assert run.generator.num_classes == 0 and run.gan.sample(3).shape == (3, 32, 32, 1)
+    assert (tmp_path / "run" / "samples" / "style-mixing.png").is_file()
+    assert (tmp_path / "run" / "analysis" / "modulation.json").is_file()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Modulated filters" in page and "Style mixing" in page
+    assert gt.style_mix(run.gan, [0], [1]).shape == (1, 1, 32, 32, 1)
+    hinge = gt.adapt(make_source("gp_gan"), images, "adafm", tmp_path / "hinge", **SHORT, loss="hinge")
+    assert "kind: hinge" in (hinge.path / "config.yaml").read_text()
+    with pytest.raises(DataError, match="flat folder"):
+        gt.adapt(make_source(), images, "cgantransfer", tmp_path / "no", steps=2)
+
+
+def test_a_grey_target_of_a_colour_source(tmp_path: Path) -> None:
+    """Appendix I: the image layers keep their three channels, D's input is repeated, G's output averaged."""
+    source = make_source("gp_gan", channels=3)
+    images = tree(tmp_path / "images", {f"a/{i}.png": png(noise(i, 32, 32)) for i in range(6)})
+    run = gt.adapt(source, images, "adafm", tmp_path / "run", **SHORT, grey=True)
+    assert run.gan.config["channels"] == 1 and run.gan.sample(2).shape == (2, 32, 32, 1)
+    assert torch.equal(run.generator.conv_img.weight, source.generator.conv_img.weight)
+    again = gt.GAN.from_pretrained(run.gan.save_pretrained(tmp_path / "model"))
+    assert (again.sample(4, seed=1) == run.gan.sample(4, seed=1)).all()
+
+    method, target = AdaFM(grey=True, head="source", first_layer="source", modulation="none"), Target(6, (), 32, 1)
+    generator = method.reshape([source], target)
+    critic = method.plan(generator, [source], target, AdversarialLoss()).extras["critic"]
+    grey = torch.rand(3, 1, 32, 32) * 2 - 1
+    with torch.no_grad():
+        ours, theirs = critic.features(grey), source.discriminator.features(grey.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(ours, theirs)
+    colour = make_source("gp_gan-unconditional", channels=3)
+    z, _ = latents(colour, 3)
+    averaged = colour.generator.with_changes(0, True, channels=1, replicate=True)
+    averaged.embedding.load_state_dict(colour.generator.embedding.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(averaged(z), colour.generator(z).mean(1, keepdim=True))
+
+
+def test_a_grey_source_needs_no_such_thing(tmp_path: Path) -> None:
+    generator = AdaFM(grey=True).reshape([make_source("gp_gan")], Target(6, (), 32, 1))
+    assert not generator.config.replicate and generator.config.channels == 1
+
+
+def test_the_adapter_holds_head_and_modulation_alone(tmp_path: Path) -> None:
+    gan = make_source("gp_gan")
+    run = gt.adapt(gan, make_data(tmp_path / "images"), "adafm", tmp_path / "run", **SHORT)
+    loaded = gt.inspect(run.path / "adapter")["tensors"]
+    assert all(key.startswith(("embedding.", "specific.")) or ".parametrizations.weight.0." in key for key in loaded)
+    assert any(key.endswith("weight.0.gamma") for key in loaded)
+    assert not any("parametriz" in key for key in run.generator.state_dict())
+    with pytest.raises(ModelError, match="use merge instead"):
+        gt.extend(gan, run.path)
+
+
+@pytest.mark.parametrize(("fields", "error", "message"), [
+    ({"general_g": 8}, UsageError, "general_g 8 is outside 1 to 7, the groups of this source's generator"),
+    ({"general_g": 0}, UsageError, "general_g 0 is outside 1 to 7"),
+    ({"general_d": 8}, UsageError, "general_d 8 is outside 0 to 7, the groups of this source's discriminator"),
+    ({"general_g": 7}, ModelError, "a style head of 2 blocks does not fit above G7 at 32 px"),
+    ({"head": "styles"}, UsageError, "head 'styles' does not exist; did you mean 'style'"),
+    ({"modulation": "ada"}, UsageError, "did you mean 'adafm'"),
+    ({"style_blocks": 0}, ModelError, "style_blocks 0 is not possible"),
+])
+def test_what_does_not_fit_is_said_before_any_image_is_read(
+    fields: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        gt.adapt(make_source("gp_gan"), tmp_path / "nothing", "adafm", tmp_path / "run", **fields)
+
+
+def test_other_sources(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot take another z_dim; use head 'source' with the source's z_dim"):
+        gt.adapt(make_source(), tmp_path / "nothing", "adafm", tmp_path / "a", head="source", z_dim=5)
+    with pytest.raises(UsageError, match="general_g 5 is outside 0 to 4"):
+        gt.adapt(make_source(), tmp_path / "nothing", "adafm", tmp_path / "a", head="source", general_g=5)
+    run = gt.adapt(make_source("gp_gan"), make_data(tmp_path / "images"), "adafm", tmp_path / "run", **SHORT)
+    styled = gt.GAN(run.generator, make_source("gp_gan").discriminator, arch="gp_gan", classes=run.classes)
+    with pytest.raises(ModelError, match="has a style head already"):
+        api.check_fit(styled, "adafm", {})
+    api.check_fit(styled, "transfergan", {})
+    with pytest.raises(ModelError, match="takes up labels only if it was made with them"):
+        styled.generator.with_classes(0, None)
+
+
+def test_the_modulation_starts_when_it_should(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "images")
+    parts = assemble(tmp_path / "run", make_source("gp_gan"), data, "adafm", {"modulation_nimg": 8}, steps=2)
+    before = {k: v.clone() for k, v in parts.trainer.generator.state_dict().items()}
+    parts.trainer.run()
+    changed = {k for k, v in parts.trainer.generator.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and not any("parametrizations" in k for k in changed)
+    parts = assemble(tmp_path / "run", make_source("gp_gan"), data, "adafm", {"modulation_nimg": 8}, steps=3)
+    parts.trainer.restore()
+    parts.trainer.run()
+    changed = {k for k, v in parts.trainer.generator.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(k.endswith("weight.0.gamma") for k in changed) and not any(k.endswith("original") for k in changed)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"variant": "resnet5"}, "variant 'resnet5' does not exist"),
+    ({"resolution": 48}, "give a power of two from 32"), ({"resolution": 16}, "give a power of two from 32"),
+    ({"variant": "resnet3"}, "resolution 32 is not possible with variant 'resnet3'; give a power of two from 64"),
+    ({"channels": 2}, "image channels 2 are not possible; give 1 or 3"),
+    ({"channels": 3, "replicate": True}, "give 1, as replicate is for grey images"),
+    ({"num_classes": -1}, "num_classes -1 is negative"), ({"embed_dim": 0}, "embed_dim 0 is not possible"),
+    ({"general": 9}, "this generator has G1 to G7"),
+])
+def test_networks_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        architectures["gp_gan"].tiny(**settings)
+
+
+@pytest.mark.parametrize("variant", ["resnet", "resnet2", "resnet3", "resnet4"])
+@pytest.mark.parametrize("resolution", [32, 64, 256])
+def test_every_variant_at_every_size(variant: str, resolution: int) -> None:
+    if variant in ("resnet3", "resnet4") and resolution == 32:
+        return
+    arch = architectures["gp_gan"]
+    config = arch.tiny(variant=variant, resolution=resolution, g_width=1, d_width=1, channels=3)
+    g, d = arch.build_generator(config), arch.build_discriminator(config)
+    y = torch.tensor([0, 3])
+    with torch.no_grad():
+        images = g(torch.randn(2, 8), y)
+        assert images.shape == (2, 3, resolution, resolution) and d(images, y).shape == (2,)
+    groups = len(config.layout.g)
+    for m in range(1, groups - 1):
+        head = arch.tiny(variant=variant, resolution=resolution, g_width=1, d_width=1, channels=3, general=m,
+                         style_blocks=1)
+        with torch.no_grad():
+            assert arch.build_generator(head)(torch.randn(2, 8), y).shape == images.shape
+
+
+def test_pretraining_a_gp_gan(tmp_path: Path) -> None:
+    """With the published optimiser and noise on the images; the model says what its critic was trained with."""
+    data = ImageData(write_images(tmp_path / "images", {"a": 6, "b": 6}), size=32, channels=1)
+    run = gt.pretrain(data, tmp_path / "run", arch="gp_gan", evaluate=False, steps=2, batch_size=4, d_steps=1,
+                      network={"width": 2, "z_dim": 4, "embed_dim": 3}, optimizer="rmsprop", image_noise=1 / 128,
+                      loss="non-saturating", r1_gamma=20.0, r1_every=1, threads=1)
+    gan = gt.GAN.from_pretrained(run.path / "model")
+    assert gan.arch == "gp_gan" and gan.trained_with == {"loss": "non-saturating", "r1_gamma": 20.0}
+    assert gan.classes == ["a", "b"] and gan.discriminator is not None
+    with pytest.raises(UsageError, match="width and g_width both say"):
+        gt.pretrain(data, tmp_path / "no", arch="gp_gan", network={"width": 2, "g_width": 2})
+    with pytest.raises(UsageError, match="optimizer 'sgd' is not possible"):
+        gt.pretrain(data, tmp_path / "no", arch="gp_gan", optimizer="sgd")
+    with pytest.raises(UsageError, match="order 'generator' shows the critic .* d_steps 2 is not possible"):
+        AdversarialLoss(order="generator", d_steps=2)
+    with pytest.raises(UsageError, match="order 'gen' does not exist; did you mean 'generator'"):
+        AdversarialLoss(order="gen")
