@@ -84,6 +84,7 @@ def furnish(folder: Path) -> None:
     """What the README takes for granted: the reader's own images."""
     for name in ("my-images", "my-digits", "photos"):
         tiny.write_images(folder / name, {"ant": 12, "bee": 12, "cat": 12})
+    tiny.write_images(folder / "faces", {"": 24})
     (folder / "runs").mkdir()
 
 

@@ -197,8 +197,8 @@ VERBS = (
          "gantransfer convert --dialect biggan-pytorch --generator G.pth --config config.json --out biggan",
          "gantransfer inspect biggan"),
         flags=(
-            Flag("dialect", "biggan-pytorch, cgantransfer, gan-stability, adafm or minegan", metavar="NAME"),
-            Flag("generator", ".pth or .safetensors file", metavar="FILE"),
+            Flag("dialect", "biggan-pytorch, cgantransfer, gan-stability, adafm, minegan, transfergan", metavar="NAME"),
+            Flag("generator", ".pth or .safetensors file (transfergan: .npz)", metavar="FILE"),
             Flag("discriminator", ".pth or .safetensors file", metavar="FILE"),
             Flag("miner", ".pth or .safetensors file (minegan only)", metavar="FILE"),
             Flag("config", "the settings that belong to the files, as JSON", metavar="FILE"),
