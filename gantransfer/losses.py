@@ -85,9 +85,9 @@ class AdversarialLoss:
         d_steps: critic updates per iteration.
         order: which network is updated first, "critic" or "generator". With "generator" the critic then sees the images
             that the generator made before its update, as in the limited-data paper's code.
-        aux_d, aux_g: weights alpha_D and alpha_G of the classes' cross-entropy, for critics with an auxiliary classifier
-            and targets with classes (TransferGAN, eqs. 7 and 8): the critic learns the classes of real images alone.
-            The paper gives no values; its code has 1 and 1.
+        aux_d, aux_g: weights alpha_D and alpha_G of the classes' cross-entropy, for critics with an auxiliary
+            classifier and targets with classes (TransferGAN, eqs. 7 and 8): the critic learns the classes of real
+            images alone. The paper gives no values; its code has 1 and 1.
     """
 
     kind: str = "hinge"

@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
     "api": ({"api", "results", "runs", "finish", "explanation", "filter_analysis", "style_mixing", "defaults",
-             "compare", "doctor"}, {
+             "compare", "doctor", "choosing"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),
@@ -223,7 +223,7 @@ def test_reading_a_report_imports_no_torch() -> None:
 
 def test_public_names_are_there_and_hide_no_module() -> None:
     assert not set(gantransfer.__all__) & {name.split(".")[0] for name in OWN}
-    contract = {"GAN", "convert", "adapt", "resume", "extend", "merge", "evaluate", "register_method",
+    contract = {"GAN", "convert", "adapt", "resume", "extend", "merge", "evaluate", "rank_sources", "register_method",
                 "register_architecture", "register_metric", "register_features"}
     assert contract <= set(gantransfer.__all__) <= set(dir(gantransfer))
     assert all(getattr(gantransfer, name) is not None for name in gantransfer.__all__)
