@@ -37,7 +37,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
     "api": ({"api", "results", "runs", "finish", "explanation", "filter_analysis", "style_mixing", "defaults",
-             "compare", "doctor", "choosing"}, {
+             "compare", "doctor", "choosing",
+             "trained_measures"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),

@@ -147,6 +147,7 @@ VERBS = (
         "evaluate", "distances between a model's samples and real images", "measuring:evaluate",
         ("gantransfer evaluate runs/demo --data cyrillic10",
          "gantransfer evaluate glyph80-32 --data glyph100.zip --classes source80 --metrics frechet,kid --json",
+         "gantransfer evaluate runs/mine --data my-images --trained iw,classifier --budget 1000",
          "gantransfer evaluate runs/mine --data my-images --features inception:inception.safetensors"),
         arguments=(MODEL,),
         flags=(
@@ -157,6 +158,10 @@ VERBS = (
             Flag("n_fake", "samples (default: as many as real images, 1000 to 5000)", int | None, low=2),
             Flag("seed", "of the samples", int, 0, low=0),
             Flag("part", "which held-out images are the reference", str, "report", ("report", "select")),
+            Flag("trained", "also measures that train networks: iw (independent Wasserstein critic), classifier",
+                 list[str], metavar="A,B"),
+            Flag("budget", "iterations that these networks train (default: 300)", int | None, low=1, metavar="N"),
+            Flag("budget_seed", "of these networks", int, 0, low=0),
             DEVICE, JSON,
         ),
         required=("data",), chapter=USE,
