@@ -20,6 +20,7 @@ _HOMES = {
     "gantransfer.choosing": ("rank_sources",),
     "gantransfer.data": ("ImageData",),
     "gantransfer.explanation": ("explain",),
+    "gantransfer.preference": ("new_study", "score_study"),
     "gantransfer.registry": ("register_architecture", "register_features", "register_method", "register_metric"),
     "gantransfer.results": ("Run", "evaluate", "extend", "inspect", "load", "merge"),
     "gantransfer.sources": ("GAN", "convert"),

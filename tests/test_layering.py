@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "report": ({"report"}, set()),
     "api": ({"api", "results", "runs", "finish", "explanation", "filter_analysis", "style_mixing", "defaults",
              "compare", "doctor", "choosing",
-             "trained_measures"}, {
+             "trained_measures", "preference"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),

@@ -209,6 +209,26 @@ VERBS = (
         chapter=USE,
     ),
     Verb(
+        "study new", "a page on which people choose between two models' images", "studying:new",
+        ("gantransfer study new runs/a runs/b --n 100 --out study.html",
+         "gantransfer study new runs/a runs/b --classes cat,dog --seed 1"),
+        arguments=(Argument("a", f"model A: {MODEL.help}"), Argument("b", "model B, of the same resolution")),
+        flags=(
+            Flag("out", "HTML page to write (default: study.html)", metavar="FILE.html"),
+            Flag("n", "valid answers of every subject; skipped pairs are replaced", int, 100, low=1),
+            Flag("classes", "to show (default: all that both models have)", list[str], metavar="A,B,C"),
+            Flag("seed", "of the images and of the sides", int, 0, low=0),
+            Flag("truncation", "in (0, 1]; smaller is more typical and less varied", float, 1.0, metavar="X"),
+            Flag("question", "what the subjects are asked; '<class>' stands for the class", metavar="TEXT"),
+        ),
+        chapter=USE,
+    ),
+    Verb(
+        "study score", "preference rates from the subjects' files", "studying:score",
+        ("gantransfer study score answers/*.json", "gantransfer study score answers/*.json --json"),
+        arguments=(Argument("files", "JSON files that the page saved", many=True),), flags=(JSON,), chapter=USE,
+    ),
+    Verb(
         "inspect", "what a model, run, adapter or checkpoint file holds", "models:inspect",
         ("gantransfer inspect glyph80-32", "gantransfer inspect runs/demo", "gantransfer inspect G_ema.pth --json"),
         arguments=(Argument("path", "model directory, shipped name, run, adapter, or one checkpoint file"),),
