@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment",
                "supersamples"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
-    "features": ({"features", "glyph_cnn", "inception"}, {"registry", "weights", "shipped"}),
+    "features": ({"features", "glyph_cnn", "random_conv", "inception"}, {"registry", "weights", "shipped"}),
     "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead"}),
     "sources": ({"sources", "dialects", "gp_gan_dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
