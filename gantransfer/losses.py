@@ -6,7 +6,7 @@ wgan-gp: Gulrajani et al. 2017. R1: Mescheder et al. 2018 in the gamma/2 convent
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,12 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], Callable[
     "non-saturating": (nonsaturating_discriminator, nonsaturating_generator),
     "wgan-gp": (wasserstein_discriminator, linear_generator),
 }
+
+
+def squared_distance(params: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> Tensor:
+    """Scalar: over the tensors that both have, the sum of their mean squared differences (L2-SP, as FreezeD's code has
+    it; the term's own paper sums squares)."""
+    return sum((param - anchors[name]).square().mean() for name, param in params.items() if name in anchors)
 
 
 ORDERS = ("critic", "generator")
@@ -113,8 +119,10 @@ class AdversarialLoss:
     def phases(
         self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
         d_updates: tuple[str, ...] = ("D",), regulariser: Callable[[], dict[str, Tensor]] | None = None,
+        d_regulariser: Callable[[Batch], dict[str, Tensor]] | None = None,
     ) -> tuple[Phase, Phase]:
-        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter.
+        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter and
+        `d_regulariser`'s to the former.
 
         As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
         own latents.
@@ -145,6 +153,8 @@ class AdversarialLoss:
                     if gamma:
                         square = gradient_square_norm(critic, images, own if conditional else None)
                         terms[name] = self.r1_every * gamma / 2 * square.mean()
+            if d_regulariser is not None:
+                terms |= d_regulariser(batch)
             return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean()})
 
         def generator_loss(batch: Batch) -> Losses:

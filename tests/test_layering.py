@@ -30,8 +30,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead"}),
     "sources": ({"sources", "dialects", "gp_gan_dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
-    "methods": ({"methods", "extension"}, {"plan", "losses", "matching", "modulation", "filter_modulation", "layers",
-                                            "norm", "registry", "supersamples"}),
+    "methods": ({"methods", "extension", "fine_tuning"}, {
+        "plan", "losses", "matching", "modulation", "filter_modulation", "layers", "norm", "registry",
+        "supersamples"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"},
                  {"settings", "images", "augment", "modulation", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
