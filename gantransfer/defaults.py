@@ -14,7 +14,7 @@ class Training:
 
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
-            optimizer, image_noise, precision, device, threads: as `gantransfer.trainer.Schedule`.
+            optimizer, image_noise, mirror, precision, device, threads: as `gantransfer.trainer.Schedule`.
         loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order: as
             `gantransfer.losses.AdversarialLoss`; loss None is hinge, or what the source was trained with for a method
             that goes on with it.
@@ -32,6 +32,7 @@ class Training:
     log_nimg: int | None = None
     optimizer: str = "adam"
     image_noise: float = 0.0
+    mirror: bool = False
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
@@ -75,8 +76,8 @@ class Training:
             checkpoint_nimg=self.checkpoint_nimg if self.checkpoint_nimg is not None
             else shown * max(1, min(steps // 4, 500)),
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
-            optimizer=self.optimizer, image_noise=self.image_noise, precision=self.precision, device=self.device,
-            threads=self.threads,
+            optimizer=self.optimizer, image_noise=self.image_noise, mirror=self.mirror,
+            precision=self.precision, device=self.device, threads=self.threads,
         )
         loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment,
                                d_steps, self.order)

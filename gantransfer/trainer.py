@@ -101,6 +101,9 @@ class Trainer:
             number = (self.progress.step * self._draws + draw) * self.processes.world + self.rank
             raw, labels, indices = self.data.batch(number, size, self.schedule.seed)
             images = to_float(raw)
+            if self.schedule.mirror:
+                flipped = torch.rand(size, 1, 1, 1, generator=rng) < 0.5
+                images = images.flip(3).where(flipped, images)
             if self.schedule.image_noise:
                 images += self.schedule.image_noise * torch.rand(images.shape, generator=rng)
         move = [t.to(self.device) for t in (images, labels, indices, z, y)]

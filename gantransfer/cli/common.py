@@ -59,6 +59,7 @@ TRAINING = (
     Flag("optimizer", "optimiser of all parameters", str, "adam", ("adam", "rmsprop"), group="training"),
     Flag("image_noise", "add uniform noise up to this to training images (their range is 2)", float, 0.0, low=0,
          group="training"),
+    Flag("mirror", "flip training images left to right half of the time", bool, False, group="training"),
     Flag("precision", "arithmetic", str, "fp32", ("fp32", "bf16"), group="training"),
     replace(DEVICE, group="training"),
 )

@@ -41,7 +41,7 @@ class FeatureDistillation(FineTuning):
         critic = self.critic(source, target)
         first_blocks(critic, self.block, "block", "discriminator")
         place = max(self.block - 1, 0)
-        teacher = copy.deepcopy(source.discriminator).eval().requires_grad_(False)
+        teacher = copy.deepcopy(source.discriminator).eval()
 
         def of_d(batch: Batch) -> dict[str, Tensor]:
             teacher.to(batch.images.device)

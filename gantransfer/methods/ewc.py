@@ -66,8 +66,11 @@ class EWC(FineTuning):
 def fisher(generator: nn.Module, critic: nn.Module, names: Sequence[str], images: int) -> dict[str, Tensor]:
     """Mean squares of the gradients of log sigma(D(G(z))) with respect to G's parameters `names`, over `images` images
     of one latent each (drawn from seed 0, classes in turn), divided by the mean of all."""
-    generator, critic = copy.deepcopy(generator).eval(), copy.deepcopy(critic).eval().requires_grad_(False)
-    params = {k: p.requires_grad_(True) for k, p in generator.named_parameters() if k in set(names)}
+    generator, critic = copy.deepcopy(generator).eval(), copy.deepcopy(critic).eval()
+    for module in generator.modules():  # new ones take gradients, whatever the source's do
+        for name, param in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(param.detach().clone()))
+    params = {k: p for k, p in generator.named_parameters() if k in set(names)}
     found = {k: torch.zeros_like(p) for k, p in params.items()}
     rng = torch.Generator().manual_seed(0)
     device = next(generator.parameters()).device
