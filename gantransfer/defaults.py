@@ -15,7 +15,7 @@ class Training:
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             optimizer, image_noise, mirror, precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order: as
+        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order, ada_target, ada_nimg: as
             `gantransfer.losses.AdversarialLoss`; loss None is hinge, or what the source was trained with for a method
             that goes on with it.
     """
@@ -44,6 +44,8 @@ class Training:
     r1_every: int = 4
     gp_weight: float = 10.0
     order: str = "critic"
+    ada_target: float = 0.6
+    ada_nimg: int = 500_000
 
     def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
         """Every setting, for `images` training images and "adapt" or "pretrain".
@@ -80,5 +82,5 @@ class Training:
             precision=self.precision, device=self.device, threads=self.threads,
         )
         loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment,
-                               d_steps, self.order)
+                               d_steps, self.order, self.ada_target, self.ada_nimg)
         return schedule, loss

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer import ada
 from gantransfer.augment import diff_augment
 from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.plan import Batch, Losses, Phase
@@ -86,7 +88,9 @@ class AdversarialLoss:
         r1_gamma: R1 penalty gamma/2 E|dD/dx|^2 on real images; 0 is none.
         r2_gamma: the same on generated images (the limited-data paper's code has both at 40 for 25 images).
         r1_every: only in every k-th iteration, k times as strong (lazy regularisation, Karras et al. 2020, appendix B).
-        augment: DiffAugment policy for everything the critic sees.
+        augment: policy for everything the critic sees: DiffAugment's operations with commas, or "ada" (see
+            `gantransfer.ada`). ada_target, ada_nimg: the wanted mean sign of D on real images, and the images in which
+            ADA's probability moves by 1 at the fastest.
         d_steps: critic updates per iteration.
         order: which network is updated first, "critic" or "generator". With "generator" the critic then sees the images
             that the generator made before its update, as in the limited-data paper's code.
@@ -100,6 +104,8 @@ class AdversarialLoss:
     augment: str = ""
     d_steps: int = 1
     order: str = "critic"
+    ada_target: float = 0.6
+    ada_nimg: int = 500_000
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
@@ -114,7 +120,21 @@ class AdversarialLoss:
         if self.order == "generator" and self.d_steps > 1:
             raise UsageError(f"order 'generator' shows the critic the generator's own images, so d_steps "
                              f"{self.d_steps} is not possible with it: choose 1")
-        diff_augment(self.augment)
+        if not -1 <= self.ada_target <= 1 or self.ada_nimg < 1:
+            raise UsageError(f"ada_target {self.ada_target} with ada_nimg {self.ada_nimg} is not possible: choose a "
+                             "mean sign, -1 to 1, and 1 image or more")
+        if ada.parse(self.augment) is None:
+            diff_augment(self.augment)
+
+    def _augmentation(self, critic: nn.Module) -> tuple[Callable[[Tensor, torch.Generator], Tensor], Any]:
+        """The augmentation, and its state where it has one: one for all phases of a critic, with which it is kept."""
+        groups = ada.parse(self.augment)
+        if groups is None:
+            return diff_augment(self.augment), None
+        # Beside the critic's modules, not among them: it is no part of a saved model.
+        state = critic.__dict__.setdefault(
+            "adaptive_augment", ada.AdaptiveAugment(groups, self.ada_target, self.ada_nimg))
+        return state, state
 
     def phases(
         self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
@@ -128,7 +148,7 @@ class AdversarialLoss:
         own latents.
         """
         d_loss, g_loss = LOSSES[self.kind]
-        augment = diff_augment(self.augment)
+        augment, adaptive = self._augmentation(critic)
         conditional = generator.num_classes > 0
         made: list[tuple[Tensor, Tensor]] = []  # with order "generator": images and labels that wait for the critic
 
@@ -143,7 +163,10 @@ class AdversarialLoss:
             real = augment(batch.images, batch.rng)
             labels = torch.cat([y, batch.labels]) if conditional else None
             on_fake, on_real = critic(torch.cat([fake, real]), labels).split([len(fake), len(real)])
-            terms = d_loss(on_real, on_fake)
+            terms, logs = d_loss(on_real, on_fake), {}
+            if adaptive is not None:
+                adaptive.observe(on_real)
+                logs["augment_p"] = adaptive.p.clone()
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
@@ -155,7 +178,7 @@ class AdversarialLoss:
                         terms[name] = self.r1_every * gamma / 2 * square.mean()
             if d_regulariser is not None:
                 terms |= d_regulariser(batch)
-            return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean()})
+            return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean(), **logs})
 
         def generator_loss(batch: Batch) -> Losses:
             labels = batch.y if conditional else None
@@ -167,6 +190,6 @@ class AdversarialLoss:
                 terms |= regulariser()
             return Losses(terms, {})
 
-        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps),
+        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps, state=adaptive),
                   Phase("G", g_updates, generator_loss, uses_images=False))
         return phases if self.order == "critic" else phases[::-1]

@@ -74,7 +74,9 @@ class Trainer:
         self.rank, self.device = self.processes.rank, self.processes.device
         self.generator = generator.to(self.device, memory_format=torch.channels_last)
         self.plan = plan
-        self.extras = plan.extras.to(self.device, memory_format=torch.channels_last)
+        states = dict.fromkeys(phase.state for phase in plan.phases if phase.state is not None)
+        extras = nn.ModuleDict({**plan.extras, **{f"state{i}": state for i, state in enumerate(states)}})
+        self.extras = extras.to(self.device, memory_format=torch.channels_last)
         self.optimizers = {name: _optimizer(group, schedule.optimizer) for name, group in plan.groups.items()}
         self.ema = AveragedModel(generator, multi_avg_fn=_ramped_ema(schedule), use_buffers=True)
         self.ema.module.eval().requires_grad_(False)

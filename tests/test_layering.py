@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": ({"errors"}, set()),
     "settings": (
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
-    "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment",
+    "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment", "ada",
                "supersamples"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "random_conv", "inception"}, {"registry", "weights", "shipped"}),

@@ -43,8 +43,12 @@ TRAINING = (
     Flag("d_steps", "critic updates per iteration (default: 1, pre-training 2)", int | None, low=1, group="training"),
     Flag("loss", "adversarial loss (default: hinge; with minegan what the source was trained with)", str | None, None,
          ("hinge", "non-saturating", "wgan-gp"), group="training"),
-    Flag("augment", "DiffAugment policy, e.g. translation,cutout; '' for none (default: from the number of images)",
+    Flag("augment", "what the critic sees changed: DiffAugment's translation, cutout, color with commas, or ada (or "
+                    "ada:blit,geometry,colour); '' for none (default: from the number of images)",
          str | None, metavar="POLICY", group="training"),
+    Flag("ada_target", "mean sign of D on real images that ADA holds", float, 0.6, group="training"),
+    Flag("ada_nimg", "images in which ADA's probability moves by 1 at the fastest", int, 500_000, low=1,
+         group="training"),
     Flag("r1_gamma", "weight of the R1 penalty (default: 2, with wgan-gp 0)", float | None, low=0, group="training"),
     Flag("r2_gamma", "weight of the same penalty on generated images", float, 0.0, low=0, group="training"),
     Flag("r1_every", "R1 only in every N-th iteration, N times as strong", int, 4, low=1, group="training"),
