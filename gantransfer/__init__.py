@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # equal a module's name: importing the module would hide it.
 _HOMES = {
     "gantransfer.api": ("adapt", "pretrain", "resume"),
+    "gantransfer.choosing": ("rank_sources",),
     "gantransfer.data": ("ImageData",),
     "gantransfer.explanation": ("explain",),
     "gantransfer.registry": ("register_architecture", "register_features", "register_method", "register_metric"),

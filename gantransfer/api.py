@@ -108,6 +108,7 @@ def pretrain(
                 "num_classes": len(images.classes) if images.labelled else 0}
     network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
+    training = training if training.loss is not None else _with_loss(training, gan)
     job = job_of("pretrain", [""], images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
     return _train(job, [gan], images, folder, progress, new=True)
@@ -202,7 +203,13 @@ def as_source_was_trained(training: Training, gans: Sequence[GAN], method: str, 
     chosen = runs.make_method(method, _seeded(fields, method, training))
     if training.loss is not None or not hasattr(chosen, "critic_source"):
         return training
-    known = chosen.critic_source(gans).trained_with
+    return _with_loss(training, chosen.critic_source(gans))
+
+
+def _with_loss(training: Training, gan: GAN) -> Training:
+    """`training` with the loss that `gan`'s critic was trained with; of a blank one, that its architecture was
+    published with."""
+    known = gan.trained_with
     gamma = known.get("r1_gamma") if training.r1_gamma is None else training.r1_gamma
     return replace(training, loss=known["loss"], r1_gamma=gamma)
 

@@ -15,9 +15,9 @@ class Training:
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
             optimizer, image_noise, mirror, precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order, ada_target, ada_nimg: as
+        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order, ada_target, ada_nimg, aux_d, aux_g: as
             `gantransfer.losses.AdversarialLoss`; loss None is hinge, or what the source was trained with for a method
-            that goes on with it.
+            that goes on with it, in pre-training what the architecture was published with.
     """
 
     steps: int | None = None
@@ -46,6 +46,8 @@ class Training:
     order: str = "critic"
     ada_target: float = 0.6
     ada_nimg: int = 500_000
+    aux_d: float = 1.0
+    aux_g: float = 1.0
 
     def resolve(self, images: int, kind: str) -> tuple[Schedule, AdversarialLoss]:
         """Every setting, for `images` training images and "adapt" or "pretrain".
@@ -55,7 +57,7 @@ class Training:
         then swing. R1 (2, every 4th iteration) for every loss but wgan-gp, which has a penalty of its own: without it
         single classes go astray and variety is lost in pre-training (``results/glyph80-32``). Batches of 32, or the
         whole set if it is smaller. The moving average spans about 50 iterations in adaptation. Pre-training updates
-        the critic twice per iteration.
+        the critic twice per iteration, and wgan-gp always five times, as published.
         """
         pretraining = kind == "pretrain"
         batch = self.batch_size
@@ -64,7 +66,9 @@ class Training:
         steps = self.steps
         if steps is None:
             steps = 20000 if pretraining else int(round(min(2400, max(400, 140 * images ** (1 / 3))), -1))
-        d_steps = self.d_steps if self.d_steps is not None else (2 if pretraining else 1)
+        d_steps = self.d_steps
+        if d_steps is None:
+            d_steps = 5 if self.loss == "wgan-gp" else 2 if pretraining else 1
         r1_gamma = self.r1_gamma if self.r1_gamma is not None else (0.0 if self.loss == "wgan-gp" else 2.0)
         shown = batch * d_steps * self.accumulate
         augment = self.augment
@@ -82,5 +86,5 @@ class Training:
             precision=self.precision, device=self.device, threads=self.threads,
         )
         loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment,
-                               d_steps, self.order, self.ada_target, self.ada_nimg)
+                               d_steps, self.order, self.ada_target, self.ada_nimg, self.aux_d, self.aux_g)
         return schedule, loss

@@ -42,7 +42,8 @@ def one_source(sources: Sequence[Source], method: str) -> Source:
 def conditional_source(sources: Sequence[Source], target: Target, method: str) -> Source:
     """The single source, checked to have class-conditional norm layers, for a labelled target."""
     source = one_source(sources, method)
-    if not hasattr(source.generator, "class_norms") or not source.generator.num_classes:
+    norms = getattr(source.generator, "class_norms", tuple)
+    if not source.generator.num_classes or not any(True for _ in norms()):
         raise ModelError(f"method '{method}' combines class-conditional norm layers and this source has none; "
                          "use transfergan or freezed")
     if not target.num_classes:
@@ -73,11 +74,44 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def with_target_classes(source: Source, classes: int, init: str, seed: int) -> nn.Module:
-    """A copy of the source's generator with `classes` new classes in place of its own, started as `init` says."""
+def with_target_classes(source: Source, classes: int, init: str, seed: int, **changes: Any) -> nn.Module:
+    """A copy of the source's generator with `classes` new classes in place of its own, started as `init` says.
+    `changes`: what else its ``with_classes`` takes."""
     rows = mixing_rows(init, max(classes, 1), max(source.generator.num_base_classes, 1), seed)
     with seeded(seed):
-        return source.generator.with_classes(classes, rows)
+        return source.generator.with_classes(classes, rows, **changes)
+
+
+def transfer_notes(name: str, source: nn.Module | None, network: nn.Module, init: str) -> list[str]:
+    """What of `network` was copied from `source`, combined from its class rows, or newly initialised: one line each,
+    for the run's record. Found by content; `init` is how new rows started (one of `ROW_INITS`)."""
+    old = {} if source is None else dict(source.named_parameters())
+    copied, combined, new = [], [], []
+    for key, param in network.named_parameters():
+        before = old.get(key, old.get(f"{key}.weight", old.get(key.removesuffix(".weight"))))  # a table, or one row
+        if before is None:
+            new.append(key)
+        elif before.shape == param.shape and torch.equal(before, param):
+            copied.append(key)
+        elif _same_columns(before, param):
+            copied.append(key)
+            if param.shape[1] > before.shape[1]:
+                new.append(f"{key} from column {before.shape[1]}")
+        else:
+            (new if init == "random" else combined).append(key)
+    lines = ((f"copied: {len(copied)} of {len(list(network.parameters()))} parameters", ()),
+             (f"combined from the source's class rows ({init}): {len(combined)}", combined),
+             (f"newly initialised: {len(new)}", new))
+    return [f"{name}, {text}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
+            for text, names in lines if text.startswith("copied") or names]
+
+
+def _same_columns(a: Tensor, b: Tensor) -> bool:
+    """Whether two matrices of different width agree as far as the narrower one goes."""
+    if not a.dim() == b.dim() == 2 or len(a) != len(b):
+        return False
+    width = min(a.shape[1], b.shape[1])
+    return torch.equal(a[:, :width], b[:, :width])
 
 
 def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: bool = False) -> nn.Module:

@@ -18,6 +18,7 @@ from gantransfer.features import Extractor, load_features
 from gantransfer.modulation import fold
 from gantransfer.pictures import (
     COLUMNS,
+    adaptation,
     before_miners,
     class_grid,
     nearest_pictures,
@@ -112,6 +113,7 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         if first.is_file():
             with writing(folder / "samples" / "before.png"):
                 (folder / "samples" / "before.png").write_bytes(first.read_bytes())
+        adaptation(folder / "samples")
         result = _result(parts, best, sizes, evaluator, folder)
         write_json(result, folder / "result.json")
         from gantransfer.report import write_report

@@ -1,7 +1,8 @@
 """Adversarial losses, penalties, and the two phases every adversarial method shares.
 
 hinge: Lim and Ye 2017 (eq. 12), used by BigGAN and cGANTransfer; non-saturating: Goodfellow et al. 2014;
-wgan-gp: Gulrajani et al. 2017. R1: Mescheder et al. 2018 in the gamma/2 convention.
+wgan-gp: Gulrajani et al. 2017; the auxiliary classifier's terms (AC-GAN): Odena et al. 2017, as in
+TransferGAN's eqs. 7 and 8. R1: Mescheder et al. 2018 in the gamma/2 convention.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ class AdversarialLoss:
         d_steps: critic updates per iteration.
         order: which network is updated first, "critic" or "generator". With "generator" the critic then sees the images
             that the generator made before its update, as in the limited-data paper's code.
+        aux_d, aux_g: weights alpha_D and alpha_G of the classes' cross-entropy, for critics with an auxiliary
+            classifier and targets with classes (TransferGAN, eqs. 7 and 8): the critic learns the classes of real
+            images alone. The paper gives no values; its code has 1 and 1.
     """
 
     kind: str = "hinge"
@@ -106,12 +110,15 @@ class AdversarialLoss:
     order: str = "critic"
     ada_target: float = 0.6
     ada_nimg: int = 500_000
+    aux_d: float = 1.0
+    aux_g: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
             raise UsageError(f"loss '{self.kind}' does not exist{did_you_mean(self.kind, LOSSES)}; "
                              f"have: {', '.join(LOSSES)}")
-        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0), ("r2_gamma", 0)):
+        for name, least in (("d_steps", 1), ("r1_every", 1), ("gp_weight", 0), ("r1_gamma", 0), ("r2_gamma", 0),
+                            ("aux_d", 0), ("aux_g", 0)):
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible: choose {least} or more")
         if self.order not in ORDERS:
@@ -150,6 +157,7 @@ class AdversarialLoss:
         d_loss, g_loss = LOSSES[self.kind]
         augment, adaptive = self._augmentation(critic)
         conditional = generator.num_classes > 0
+        classifies = conditional and getattr(critic, "classifier", None) is not None
         made: list[tuple[Tensor, Tensor]] = []  # with order "generator": images and labels that wait for the critic
 
         def critic_loss(batch: Batch) -> Losses:
@@ -162,8 +170,14 @@ class AdversarialLoss:
                 fake = augment(fake, batch.rng)
             real = augment(batch.images, batch.rng)
             labels = torch.cat([y, batch.labels]) if conditional else None
-            on_fake, on_real = critic(torch.cat([fake, real]), labels).split([len(fake), len(real)])
-            terms, logs = d_loss(on_real, on_fake), {}
+            both, logs = torch.cat([fake, real]), {}
+            logits, kinds = critic.judge(both) if classifies else (critic(both, labels), None)
+            on_fake, on_real = logits.split([len(fake), len(real)])
+            terms = d_loss(on_real, on_fake)
+            if kinds is not None:
+                on_classes = kinds[len(fake) :].float()
+                terms["classes"] = self.aux_d * F.cross_entropy(on_classes, batch.labels)
+                logs["accuracy_real"] = (on_classes.argmax(1) == batch.labels).float().mean()
             if adaptive is not None:
                 adaptive.observe(on_real)
                 logs["augment_p"] = adaptive.p.clone()
@@ -185,7 +199,11 @@ class AdversarialLoss:
             fake = generator(batch.z, labels)
             if self.order == "generator":
                 made.append((fake.detach(), batch.y))
-            terms = {"adversarial": g_loss(critic(augment(fake, batch.rng), labels))}
+            shown = augment(fake, batch.rng)
+            logits, kinds = critic.judge(shown) if classifies else (critic(shown, labels), None)
+            terms = {"adversarial": g_loss(logits)}
+            if kinds is not None:
+                terms["classes"] = self.aux_g * F.cross_entropy(kinds.float(), batch.y)
             if regulariser is not None:
                 terms |= regulariser()
             return Losses(terms, {})

@@ -156,7 +156,13 @@ class StandingStatistics(nn.Module):
 
 
 class _Statistics(nn.Module):
-    """Normalisation with the buffer names of the official code, in its two flavours."""
+    """Normalisation with the buffer names of the official code, in its two flavours.
+
+    Attributes:
+        batch_statistics: evaluation, too, normalises with its own batch, and stores nothing.
+    """
+
+    batch_statistics = False
 
     def _init_statistics(self, channels: int, eps: float, standing: bool) -> None:
         self.channels, self.eps = channels, eps
@@ -168,6 +174,8 @@ class _Statistics(nn.Module):
 
     def scale_and_shift(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         """Normalise x [N, C, H, W], then multiply with `gain` and add `bias`, [N, C] or [1, C] each."""
+        if self.batch_statistics and not self.training:
+            return batch_norm(x, gain, bias, self.eps)[0]
         if self.training and not hasattr(self, "bn") and x.device.type == "cpu":
             out, mean, var = batch_norm(x, gain, bias, self.eps)
             count = x.numel() // x.shape[1]

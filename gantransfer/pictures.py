@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from gantransfer.data import ImageData
@@ -19,6 +20,7 @@ from gantransfer.weights import write_json
 
 COLUMNS = 8
 GRID_SEED = 20_000_000  # away from the seeds of evaluations
+ANIMATED_PX, CAPTION_PX, FRAME_MS = 640, 16, 500
 
 
 def class_grid(generator: nn.Module, path: Path, rows: int | None = None) -> None:
@@ -28,6 +30,27 @@ def class_grid(generator: nn.Module, path: Path, rows: int | None = None) -> Non
     z = draw_latents(COLUMNS, generator.z_dim, GRID_SEED).repeat(rows, 1)
     labels = torch.arange(rows).repeat_interleave(COLUMNS) if generator.num_classes else None
     save_grid(channels_last(generate(generator, z, labels)), COLUMNS, path)
+
+
+def adaptation(folder: Path) -> None:
+    """``adaptation.webp`` in a run's samples: its grids of fixed latents one after the other, from iteration 0, each
+    with its iteration; as many rows and columns as fit a square of `ANIMATED_PX`. Nothing without such grids."""
+    files = sorted(folder.glob("step-*.png"), key=lambda file: int(file.stem.partition("-")[2]))
+    frames = []
+    for file in files:
+        with Image.open(file) as picture:
+            pitch = (picture.width - 2) // COLUMNS
+            fits = max(ANIMATED_PX // pitch, 1) * pitch + 2
+            shown = picture.convert("RGB").crop((0, 0, min(picture.width, fits), min(picture.height, fits)))
+        frame = Image.new("RGB", (shown.width, shown.height + CAPTION_PX), "white")
+        frame.paste(shown)
+        ImageDraw.Draw(frame).text((4, shown.height + 2), f"iteration {int(file.stem.partition('-')[2])}", "black")
+        frames.append(frame)
+    if frames:
+        path = folder / "adaptation.webp"
+        with writing(path):
+            frames[0].save(path, save_all=True, append_images=frames[1:], loop=0, quality=85,
+                           duration=[FRAME_MS] * (len(frames) - 1) + [4 * FRAME_MS])
 
 
 def real_grid(data: ImageData, path: Path) -> None:

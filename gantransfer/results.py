@@ -15,6 +15,7 @@ from torch import nn
 
 from gantransfer import adapter as adapters
 from gantransfer import runs
+from gantransfer.config import from_mapping
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
 from gantransfer.sampling import sampler
@@ -175,7 +176,8 @@ def check_data_options(options: Mapping[str, Any] | None, *given: str) -> None:
 def evaluate(
     gan: GAN | Run | str | Path, data: ImageData | str | Path, *, data_options: Mapping[str, Any] | None = None,
     metrics: Sequence[str] | str | None = None, features: str = "glyph-cnn", n_fake: int | None = None, seed: int = 0,
-    part: str = "report", device: str = "cpu", progress: Callable[..., None] | None = None,
+    part: str = "report", device: str = "cpu", trained: Sequence[str] | str = (),
+    budget: Mapping[str, int] | None = None, progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """Compare a GAN's samples with real images; see `gantransfer.metrics.evaluate` for the result.
 
@@ -186,8 +188,14 @@ def evaluate(
         part: which held-out images are the reference: "report" or "select"; where none are held out, the data
             themselves.
         device: where samples and features are computed.
+        trained: measures for which networks are trained, on the CPU, "iw" and "classifier"; they stand under
+            ``trained`` in the result. budget: fields of `gantransfer.trained_measures.Budget`, where that says more.
     """
+    from gantransfer import trained_measures
     from gantransfer.metrics import evaluate as measure
+
+    trained = trained_measures.checked(trained)
+    chosen_budget = from_mapping(trained_measures.Budget, budget or {}, "budget")
 
     check_data_options(data_options, "size", "channels")
     training, gan = _trained_on(gan), as_gan(gan)
@@ -223,8 +231,13 @@ def evaluate(
         def draw(labels: torch.Tensor, seed: int) -> torch.Tensor:
             return inner(ids[labels], seed)
 
-    return measure(draw, images if reference is None else reference, metrics=metrics, features=features, n_fake=n_fake,
-                   seed=seed, training=training, device=device, progress=progress)
+    reference = images if reference is None else reference
+    found = measure(draw, reference, metrics=metrics, features=features, n_fake=n_fake, seed=seed, training=training,
+                    device=device, progress=progress)
+    if trained:
+        found["trained"] = trained_measures.measure(trained, draw, reference, training, n_fake=n_fake, seed=seed,
+                                                    budget=chosen_budget, progress=progress)
+    return found
 
 
 def _trained_on(source: GAN | Run | str | Path) -> ImageData | None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import gantransfer.gp_gan_dialects
-import gantransfer.networks  # noqa: F401  (both register on import)
+import gantransfer.networks
+import gantransfer.wgan_gp_dialects  # noqa: F401  (all register on import)
 from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.layers import weights_follow
@@ -312,8 +313,9 @@ def convert(
     """Read another code base's checkpoint files into a `GAN`; what was inferred is in its `notes`.
 
     Args:
-        dialect: "biggan-pytorch", "cgantransfer", "gan-stability", "adafm" or "minegan".
-        generator, discriminator: ``.pth`` or ``.pt`` (read with ``weights_only=True``) or ``.safetensors`` files. The
+        dialect: "biggan-pytorch", "cgantransfer", "gan-stability", "adafm", "minegan" or "transfergan".
+        generator, discriminator: ``.pth`` or ``.pt`` (read with ``weights_only=True``) or ``.safetensors`` files, or
+            ``.npz`` (transfergan, whose one file may hold both; `gantransfer.wgan_gp_dialects` says how to export). The
             first may hold several networks: ``generator``, ``generator_test`` (its moving average) and
             ``discriminator``, which the second argument, where given, replaces. miner: the same, of the minegan
             dialect.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
@@ -37,7 +40,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def read_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of every network in a checkpoint file, by their names in `NETWORKS`; "" is the only one of a file
-    that names none. Everything else is as in `read_tensors`."""
+    that names none. Also a ``.npz`` of arrays. Everything else is as in `read_tensors`."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file '{path}' does not exist; check the path")
@@ -45,7 +48,9 @@ def read_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
     # A safetensors file starts with its header's length, whose first byte may be a pickle's; its JSON follows.
     is_safetensors = blob[8:9] == b"{"
     is_pickle = blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80"
-    if is_pickle and not is_safetensors:
+    if path.suffix == ".npz" and is_pickle:
+        networks = {"": _arrays(blob, path)}
+    elif is_pickle and not is_safetensors:
         networks = _networks(_unpickle(blob, path), path)
     else:
         try:
@@ -59,6 +64,20 @@ def read_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"'{path}' holds non-finite values in '{key}'; use an earlier checkpoint")
     return networks
+
+
+def _arrays(blob: bytes, path: Path) -> dict[str, Tensor]:
+    """The numeric arrays of a ``.npz``; arrays of objects, which are pickles, are not read."""
+    try:
+        with np.load(io.BytesIO(blob), allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        found = {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array.dtype.kind in "fiu"}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ModelError(f"'{path}' is no whole .npz of plain arrays ({error}); export it again with numpy.savez"
+                         ) from None
+    if not found:
+        raise ModelError(f"'{path}' holds no arrays of numbers; export the variables again with numpy.savez")
+    return found
 
 
 def _unpickle(blob: bytes, path: Path) -> Any:

@@ -46,6 +46,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "scratch-both": {"generator": "scratch", "discriminator": "scratch"},
         "random-source": {"class_init": "random_source", "d_embedding": "random_source"},
         "random": {"class_init": "random"},
+        "no-classes": {"conditioning": "none"},
+        "cond-bnorm": {"conditioning": "bnorm"},
+        "cond-concat": {"conditioning": "concat"},
+        "cond-concat-scratch": {"conditioning": "concat", "generator": "scratch"},
+        "no-classes-concat": {"conditioning": "none", "beta2": 0.9},
     },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
     "freezeg": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 3}},
@@ -77,7 +82,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A method with fields on a network; the target has classes unless the network has none."""
+    """A method with fields on a network; the target has classes unless the network has none and the method is not told
+    how it takes them up."""
 
     method: str
     network: str
@@ -87,6 +93,10 @@ class Pair:
     def fields(self) -> dict[str, Any]:
         return VARIANTS[self.method][self.variant] if self.variant else {}
 
+    @property
+    def labelled(self) -> bool:
+        return self.network not in UNLABELLED or "conditioning" in self.fields
+
     def __str__(self) -> str:
         return "-".join(filter(None, (self.method, self.variant, self.network)))
 
@@ -94,11 +104,11 @@ class Pair:
 # What makes no sense, and what it must say: support cannot be lost unnoticed.
 REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
     **{Pair(m, n): (ModelError, "class-conditional norm layers") for m in ("bsa", "cgantransfer")
-       for n in (*UNLABELLED, "gp_gan")},
+       for n in (*UNLABELLED, "gp_gan", "wgan_gp-concat")},
     **{Pair("scaleshift", n): (ModelError, "this source's generator has none; use adafm") for n in NETWORKS
        if n.startswith("gp_gan")},
-    **{Pair("adafm", n): (ModelError, "architecture 'biggan' cannot take a style head") for n in NETWORKS
-       if not n.startswith("gp_gan")},
+    **{Pair("adafm", n): (ModelError, f"architecture '{NETWORKS[n].get('arch', 'biggan')}' cannot take a style head")
+       for n in NETWORKS if not n.startswith("gp_gan")},
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
     Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
 }
@@ -117,6 +127,9 @@ def _pairs() -> list[Pair]:
         for variant, fields in variants.items():
             form = {"init", "parametrisation"} & fields.keys()
             networks = ("tables", "hierarchical") if form else ("hierarchical",)
+            if "conditioning" in fields:
+                networks = {"no-classes": (*networks, "wgan_gp"), "no-classes-concat": ("wgan_gp-concat",)}.get(
+                    variant, ("wgan_gp-unconditional",))
             if method == "adafm" and not variant.startswith("biggan"):
                 networks = ("gp_gan",)
             pairs += [Pair(method, n, variant) for n in networks]

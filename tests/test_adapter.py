@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_pairs import REFUSED, Pair
 from tiny import NETWORKS, adapter_of, latents, make_source, same, write_images
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from gantransfer.errors import ModelError, UsageError
 from gantransfer.norm import ClassMixture
 from gantransfer.sources import GAN
 
-CONDITIONAL = [name for name in NETWORKS if name != "unconditional" and not name.startswith("gp_gan")]
+CONDITIONAL = [name for name in NETWORKS if Pair("bsa", name) not in REFUSED]
 
 
 @pytest.fixture(scope="module")

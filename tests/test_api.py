@@ -33,7 +33,7 @@ def test_a_run_directory_holds_what_it_should(run: api.Run, source: Path, folder
         "analysis", "adapter", "checkpoints"}
     assert {p.name for p in (out / "samples").iterdir()} == {
         "classes.json", "step-000000.png", "step-000001.png", "step-000002.png", "step-000004.png", "before.png",
-        "after.png", "real.png", "nearest.png", "nearest.json"}
+        "after.png", "real.png", "nearest.png", "nearest.json", "adaptation.webp"}
     assert {p.name for p in (out / "adapter").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "README.md"}
     config = yaml.safe_load((out / "config.yaml").read_text())

@@ -24,11 +24,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "settings": (
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
     "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment", "ada",
-               "supersamples"}, {"plan"}),
+               "supersamples", "routing"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "random_conv", "inception"}, {"registry", "weights", "shipped"}),
-    "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead"}),
-    "sources": ({"sources", "dialects", "gp_gan_dialects", "sampling"},
+    "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead", "routing"}),
+    "sources": ({"sources", "dialects", "gp_gan_dialects", "wgan_gp_dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
     "methods": ({"methods", "extension", "fine_tuning"}, {
         "plan", "losses", "matching", "modulation", "filter_modulation", "layers", "norm", "registry",
@@ -38,7 +38,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),
     "report": ({"report"}, set()),
     "api": ({"api", "results", "runs", "finish", "explanation", "filter_analysis", "style_mixing", "defaults",
-             "compare", "doctor"}, {
+             "compare", "doctor", "choosing",
+             "trained_measures"}, {
         "settings", "parts", "images", "features", "sources", "methods", "training", "measuring", "report",
         "networks",
     }),
@@ -224,7 +225,7 @@ def test_reading_a_report_imports_no_torch() -> None:
 
 def test_public_names_are_there_and_hide_no_module() -> None:
     assert not set(gantransfer.__all__) & {name.split(".")[0] for name in OWN}
-    contract = {"GAN", "convert", "adapt", "resume", "extend", "merge", "evaluate", "register_method",
+    contract = {"GAN", "convert", "adapt", "resume", "extend", "merge", "evaluate", "rank_sources", "register_method",
                 "register_architecture", "register_metric", "register_features"}
     assert contract <= set(gantransfer.__all__) <= set(dir(gantransfer))
     assert all(getattr(gantransfer, name) is not None for name in gantransfer.__all__)

@@ -70,12 +70,13 @@ def shortened(command: str) -> list[str]:
     words = shlex.split(command)[1:]
     verb = next(BY_NAME[name] for name in (" ".join(words[:2]), words[0]) if name in BY_NAME)
     names = {flag.name for flag in verb.flags}
-    for name, value in (("steps", STEPS), ("n_fake", SAMPLES), ("frames", STEPS)):
+    for name, value in (("steps", STEPS), ("n_fake", SAMPLES), ("frames", STEPS),
+                        ("probe", STEPS)):
         option = f"--{name.replace('_', '-')}"
         given = [i for i, word in enumerate(words) if word.replace("_", "-") == option]
         for i in given:
             words[i + 1] = value
-        if name in names and not given and verb.name != "sample":
+        if name in names and not given and verb.name != "sample" and name != "probe":
             words += [option, value]
     return words
 
@@ -84,6 +85,7 @@ def furnish(folder: Path) -> None:
     """What the README takes for granted: the reader's own images."""
     for name in ("my-images", "my-digits", "photos"):
         tiny.write_images(folder / name, {"ant": 12, "bee": 12, "cat": 12})
+    tiny.write_images(folder / "faces", {"": 24})
     (folder / "runs").mkdir()
 
 

@@ -33,13 +33,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "unconditional": {"num_classes": 0},
     "gp_gan": {"arch": "gp_gan"},
     "gp_gan-unconditional": {"arch": "gp_gan", "num_classes": 0},
+    "wgan_gp": {"arch": "wgan_gp"},
+    "wgan_gp-concat": {"arch": "wgan_gp", "conditioning": "concat"},
+    "wgan_gp-unconditional": {"arch": "wgan_gp", "num_classes": 0},
 }
-UNLABELLED = ("unconditional", "gp_gan-unconditional")
+UNLABELLED = tuple(name for name in NETWORKS if name.endswith("unconditional"))
 
 
 def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **changes: Any) -> GAN:
     """A GAN with random weights that looks trained: its statistics (standing ones where it has them) and power
-    iterations have moved, and its attention counts."""
+    iterations have moved, its attention counts and its classes differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = {"arch": "biggan", **NETWORKS[network], **changes}
@@ -50,6 +53,8 @@ def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **c
             for name, param in gan.generator.named_parameters():
                 if name.endswith("gamma"):
                     param.fill_(0.5)
+                elif "norm" in name and gan.arch == "wgan_gp":  # classes start alike there
+                    param.add_(torch.randn_like(param), alpha=0.3)
             gan.generator.train()
             for _ in range(5):
                 gan.generator(*latents(gan, 16, seed=None))

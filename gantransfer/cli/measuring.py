@@ -7,6 +7,7 @@ from typing import Any
 
 from gantransfer.cli.common import data_options, use_device
 from gantransfer.cli.screen import counter, note, say, say_json, shown, table
+from gantransfer.report.formatting import percent
 
 Settings = dict[str, Any]
 
@@ -22,6 +23,8 @@ def evaluate(settings: Settings) -> None:
     for name in settings.get("metrics") or metrics.DEFAULT_METRICS:
         registry[name]  # an unknown name is a usage error, found before anything is loaded
     load_features(settings.get("features", "glyph-cnn"))
+    budget = {"steps": settings.pop("budget", None), "seed": settings.pop("budget_seed", None)}
+    settings["budget"] = {name: value for name, value in budget.items() if value is not None}
     options = data_options(settings)
     settings["device"] = use_device(settings)
     result = api.evaluate(settings.pop("model"), settings.pop("data"), data_options=options, **settings,
@@ -39,8 +42,24 @@ def evaluate(settings: Settings) -> None:
         if isinstance(value, dict):
             _per_class(value)
     say(f"measured: {result['protocol']}")
+    _trained(result.get("trained", {}))
     for warning in result["warnings"]:
         note(warning)
+
+
+def _trained(found: dict[str, Any]) -> None:
+    """What the measures that train networks found, each with its budget."""
+    if iw := found.get("iw"):
+        unseen = "" if iw["unseen"] is None else f"; on images it did not see {shown(iw['unseen'])}"
+        say(f"independent Wasserstein critic (eq. 6, lower is better): {shown(iw['value'])}{unseen}; in the sign of "
+            f"the paper's tables {shown(iw['table_value'])}")
+    if of := found.get("classifier"):
+        say(f"classifier of real images: recognises {percent(of['recognised'], 1)} of the samples and "
+            f"{percent(of['real_on_real'], 1)} of other real images; classifier of samples: "
+            f"{percent(of['generated_on_real'], 1)} of these")
+        _per_class({name: {"recognised": share} for name, share in of["per_class"].items()})
+    for name, of in found.items():
+        say(f"{name}: {of['steps']} iterations of {of['batch_size']} images, width {of['width']}, seed {of['seed']}")
 
 
 def _per_class(rows: dict[str, Any]) -> None:

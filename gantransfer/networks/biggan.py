@@ -12,7 +12,6 @@ several adapters (`gantransfer.norm.RoutedNorm`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -30,11 +29,11 @@ from gantransfer.norm import (
     ClassTable,
     Condition,
     NoisyClassTable,
-    RoutedNorm,
     SharedAffine,
     StandingStatistics,
 )
 from gantransfer.registry import register_architecture
+from gantransfer.routing import ExtendableGenerator
 
 INITS = ("ortho", "N02", "xavier", "glorot")
 # Multiples of the base width: the generator's first map and the outputs of its blocks.
@@ -191,11 +190,13 @@ class GeneratorBlock(nn.Module):
         return h + self.conv_sc(x)
 
 
-class Generator(nn.Module):
+class Generator(ExtendableGenerator):
     """BigGAN generator.
 
     Seams: `prior` (identity on z), `blocks` in data-flow order, `class_norms()`, `head` (output layer).
     """
+
+    conditionings = ("bnorm",)  # ways in which a copy without classes can take some up
 
     def __init__(self, config: BigGANConfig) -> None:
         super().__init__()
@@ -306,9 +307,9 @@ class Generator(nn.Module):
     def standing_norms(self) -> list[StandingStatistics]:
         return [m for m in self.modules() if isinstance(m, StandingStatistics)]
 
-    def beside_base(self) -> list[nn.Module]:
-        """What may change while the base model stays: of an extended generator the adapters' norms, else itself."""
-        return [part for _, norm in self.norms() for part in getattr(norm, "adapters", ())] or [self]
+    def rebuilt(self, config: BigGANConfig) -> Generator:
+        """A freshly initialised generator of `config`."""
+        return build_generator(config)
 
     def fresh(self, classes: int) -> Generator:
         """The same architecture for `classes` classes with newly initialised weights (global generator)."""
@@ -336,33 +337,6 @@ class Generator(nn.Module):
                 state[key] = rows.to(state[key]) @ state[key]
         target.load_state_dict(state)
         return target.train(self.training)
-
-    def base(self) -> Generator:
-        """A copy without the classes added by `extend`."""
-        config = replace(
-            self.config, num_classes=self.config.num_classes - sum(self.config.extensions), extensions=()
-        )
-        with weights_follow():
-            base = build_generator(config)
-        state, own = {}, dict(self.named_modules())
-        for key, tensor in self.state_dict().items():
-            parts = key.split(".")
-            routed = [i for i in range(1, len(parts)) if isinstance(own.get(".".join(parts[:i])), RoutedNorm)]
-            if not routed:
-                state[key] = tensor
-            elif parts[routed[0]] == "source":
-                state[".".join(parts[: routed[0]] + parts[routed[0] + 1 :])] = tensor
-        base.load_state_dict(state)
-        standing = any(norm.standing for norm in self.standing_norms())
-        for norm in base.standing_norms():
-            norm.standing = standing and bool(norm.accumulation_counter > 0)
-        return base.train(self.training)
-
-    def state_before(self, adapters: int) -> dict[str, Tensor]:
-        """`state_dict` as it was when only the first `adapters` (at least 1) adapters had been added."""
-        later = tuple(f"{name}.adapters.{i}." for name, norm in self.norms()
-                      for i in range(adapters, len(norm.adapters)))
-        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(later)}
 
     def _averaged_state(self) -> dict[str, Tensor]:
         """`state_dict` with standing statistics as plain averages: what training goes on from."""
@@ -404,31 +378,6 @@ class Generator(nn.Module):
         output = self.output_layer[0]
         new["output_layer.0"] = BatchNorm(output.channels, 1e-5, config.standing_statistics)
         return new
-
-    def extended(self, norms: Mapping[str, nn.Module], classes: int) -> Generator:
-        """A deep copy with `classes` more classes, whose norm layers are `norms` (see `adapter_norms`)."""
-        config = replace(
-            self.config,
-            num_classes=self.config.num_classes + classes,
-            extensions=(*self.config.extensions, classes),
-        )
-        extended = copy.deepcopy(self)
-        extended._append_norms(norms, classes)
-        extended.config = config
-        return extended.train(self.training)
-
-    def _append_norms(self, norms: Mapping[str, nn.Module], classes: int) -> None:
-        own = max(self.config.num_classes - sum(self.config.extensions), 1)
-        for name, norm in list(self.norms()):
-            if not isinstance(norm, RoutedNorm):
-                norm = RoutedNorm(norm, [own], [])
-                parent, _, last = name.rpartition(".")
-                holder = self.get_submodule(parent)
-                if isinstance(holder, nn.ModuleList):
-                    holder[int(last)] = norm
-                else:
-                    setattr(holder, last, norm)
-            norm.append(norms[name].to(self.linear.weight.device), classes)
 
 
 class DiscriminatorBlock(nn.Module):

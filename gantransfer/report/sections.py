@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ ROWS_IN_TIME = 12
 PER_PAGE = 4  # samples per class and grid that stand side by side at double size
 NOTED = ("accuracy", "spread")  # columns of the table per class that need a word of explanation
 STEPS_SHOWN = 14  # recorded steps that fit beside each other
+LARGEST_ANIMATION = 600_000  # bytes that are put into the page; a larger one is named only
 
 
 def classes_of(run: RunFiles, config: Row, data: Row) -> tuple[list[str], int | None]:
@@ -88,8 +90,20 @@ def timeline(run: RunFiles, classes: list[str], columns: int | None, best_step: 
         "steps": [{"label": number(step), "best": step == best_step} for step, _ in found],
         "rows": rows,
         "recorded": recorded,
+        "animation": animation(run),
         "style": style(edge),
     }
+
+
+def animation(run: RunFiles) -> dict[str, Any] | None:
+    """The animated grids: their file, and a data URI unless it is too large for the page."""
+    name = "samples/adaptation.webp"
+    count = run.bytes(name)
+    if count is None:
+        return None
+    payload = (run.path / name).read_bytes() if count <= LARGEST_ANIMATION else b""
+    uri = "data:image/webp;base64," + base64.b64encode(payload).decode("ascii") if payload else ""
+    return {"file": name, "uri": uri}
 
 
 def _spread(items: list[int], count: int) -> list[int]:
