@@ -236,7 +236,7 @@ def target_images(
     channels = method.image_channels(config) if hasattr(method, "image_channels") else config["channels"]
     if isinstance(data, ImageData):
         if (data.size, data.channels) != (config["resolution"], channels):
-            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), the source takes "
+            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), the source makes "
                             f"{config['resolution']} px with {channels}; load them with these")
         images = data
     else:

@@ -14,8 +14,8 @@ class Training:
 
     Attributes:
         steps, batch_size, accumulate, seed, lr_decay, ema_decay, ema_start, eval_nimg, checkpoint_nimg, log_nimg,
-            optimizer, image_noise, precision, device, threads: as `gantransfer.trainer.Schedule`.
-        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order, aux_d, aux_g: as
+            optimizer, image_noise, mirror, precision, device, threads: as `gantransfer.trainer.Schedule`.
+        loss, augment, d_steps, r1_gamma, r2_gamma, r1_every, gp_weight, order, ada_target, ada_nimg, aux_d, aux_g: as
             `gantransfer.losses.AdversarialLoss`; loss None is hinge, or what the source was trained with for a method
             that goes on with it, in pre-training what the architecture was published with.
     """
@@ -32,6 +32,7 @@ class Training:
     log_nimg: int | None = None
     optimizer: str = "adam"
     image_noise: float = 0.0
+    mirror: bool = False
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
@@ -43,6 +44,8 @@ class Training:
     r1_every: int = 4
     gp_weight: float = 10.0
     order: str = "critic"
+    ada_target: float = 0.6
+    ada_nimg: int = 500_000
     aux_d: float = 1.0
     aux_g: float = 1.0
 
@@ -79,9 +82,9 @@ class Training:
             checkpoint_nimg=self.checkpoint_nimg if self.checkpoint_nimg is not None
             else shown * max(1, min(steps // 4, 500)),
             log_nimg=self.log_nimg if self.log_nimg is not None else shown * max(1, min(steps // 50, 50)),
-            optimizer=self.optimizer, image_noise=self.image_noise, precision=self.precision, device=self.device,
-            threads=self.threads,
+            optimizer=self.optimizer, image_noise=self.image_noise, mirror=self.mirror,
+            precision=self.precision, device=self.device, threads=self.threads,
         )
         loss = AdversarialLoss(self.loss or "hinge", self.gp_weight, r1_gamma, self.r2_gamma, self.r1_every, augment,
-                               d_steps, self.order, self.aux_d, self.aux_g)
+                               d_steps, self.order, self.ada_target, self.ada_nimg, self.aux_d, self.aux_g)
         return schedule, loss

@@ -140,15 +140,29 @@ def critic_rows(init: str, classes: int, old: int, seed: int) -> Tensor | None:
     return mixing_rows(init, max(classes, 1), max(old, 1), seed)
 
 
-def split_groups(name: str, network: nn.Module, lr: float, lr_classes: float, **adam: Any) -> dict[str, Group]:
-    """Two groups of a whole network: ``name`` for shared weights, ``name_classes`` for class tables and embeddings,
-    which see few images each and need larger rates."""
-    rows = [p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
-    ids = {id(p) for p in rows}
-    groups = {name: Group([p for p in network.parameters() if id(p) not in ids], lr, **adam)}
+def class_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Class tables and embeddings."""
+    return [p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
+
+
+def split_groups(
+    name: str, network: nn.Module, lr: float, lr_classes: float, frozen: Sequence[nn.Module] = (), **adam: Any
+) -> dict[str, Group]:
+    """Two groups of a network but for its `frozen` parts: ``name`` for shared weights, ``name_classes`` for class
+    tables and embeddings, which see few images each and need larger rates (and are new: in frozen parts too)."""
+    rows = class_parameters(network)
+    without = {id(p) for p in (*rows, *(p for part in frozen for p in part.parameters()))}
+    groups = {name: Group([p for p in network.parameters() if id(p) not in without], lr, **adam)}
     if rows:
         groups[f"{name}_classes"] = Group(rows, lr_classes, **adam)
     return groups
+
+
+def anchors(network: nn.Module, source: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters of `network` that `source` has under the same name and shape, and copies of the source's."""
+    theirs = {k: p.detach().clone() for k, p in source.named_parameters()}
+    own = {k: p for k, p in network.named_parameters() if k in theirs and p.shape == theirs[k].shape}
+    return own, {k: theirs[k].to(own[k].device) for k in own}
 
 
 def frozen_layers(generator: nn.Module, buffers: str) -> list[nn.Module]:

@@ -4,6 +4,7 @@
 
 - ``glyph-cnn``: the small classifier of the 100 Glyph-100 letters that ships with the package; offline and
   cheap;
+- ``random-conv``: a fixed, untrained network; offline, for images of any kind and colour, and coarse;
 - ``inception:FILE``: the Inception-v3 behind the published FID, from a weights file of yours;
 - ``dinov2:FOLDER``, ``clip:FOLDER``: transformers from a local folder (extra ``gantransfer[features]``).
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.registry import features as registry
 from gantransfer.registry import register_features
+from gantransfer.weights import state_sha256
 
 SHIPPED = Path(__file__).parent / "shipped" / "features"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -198,6 +200,19 @@ def glyph_cnn(path: str, device: torch.device) -> Extractor:
         classes=classes,
         device=device,
     )
+
+
+@register_features("random-conv")
+def random_conv(path: str, device: torch.device) -> Extractor:
+    """Texture, colour and layout as an untrained network sees them; images at 32 px, nothing to download."""
+    from gantransfer.random_conv import RandomConv
+
+    if path:
+        raise UsageError(f"features='random-conv:{path}' names a file, which these features do not have; write "
+                         "random-conv")
+    network = RandomConv()
+    return NetworkExtractor("random-conv", network, state_sha256(network), resize=32, dim=network.FEATURES,
+                            mean=(0.5,) * 3, std=(0.5,) * 3, device=device)
 
 
 @register_features("inception")

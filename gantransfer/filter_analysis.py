@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantransfer.errors import ModelError, UsageError
-from gantransfer.filter_modulation import bare_weight, filter_modulations
+from gantransfer.filter_modulation import FilterModulation, bare_weight, filter_modulations
 from gantransfer.weights import read_json, read_tensors, write_json, write_tensors
 
 FILE, TENSORS = "modulation.json", "modulation.safetensors"
@@ -25,7 +25,7 @@ def record(generator: nn.Module, folder: Path) -> bool:
     ``modulation.safetensors``: ``CONVOLUTION.gamma`` and ``.beta``, float [out, in]. ``modulation.json``: box plots by
     group, as `box` gives them.
     """
-    found = filter_modulations(generator)
+    found = [entry for entry in filter_modulations(generator) if isinstance(entry[2], FilterModulation)]
     if not found:
         return False
     groups = {id(part): FIRST + i for i, block in enumerate(reversed(list(generator.blocks)))

@@ -1,8 +1,10 @@
-"""Modulations of frozen convolution filters: AdaFM and its special cases. All start as the identity.
+"""Modulations of frozen convolution filters: AdaFM and its special cases, low rank, singular values. All start as the
+identity.
 
-Paper: Zhao, Cong, Carin, "On Leveraging Pretrained GANs for Limited-Data Generation", ICML 2020, section 3.3. A plain
-convolution takes a modulation as a parametrisation of its weight; a spectrally normed one takes it behind the norm, on
-W / sigma with sigma frozen. `gantransfer.modulation.fold` turns both into plain weights.
+Papers: Zhao, Cong, Carin, "On Leveraging Pretrained GANs for Limited-Data Generation", ICML 2020, section 3.3; Hu et
+al., "LoRA", ICLR 2022; Robb et al., "Few-Shot Adaptation of Generative Adversarial Networks", 2020. A plain convolution
+takes a modulation as a parametrisation of its weight; a spectrally normed one takes it behind the norm, on W / sigma
+with sigma frozen. `gantransfer.modulation.fold` turns both into plain weights.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from gantransfer.layers import SpectralNorm
 KINDS = ("adafm", "fs", "demodulation")
 
 
-class FilterModulation(nn.Module):
+class WeightModulation(nn.Module):
+    """[out, in, k, k] -> the same shape."""
+
+
+class FilterModulation(WeightModulation):
     """[out, in, k, k] -> the same shape, from a scale and a shift for each pair of an output and an input channel.
 
     ``adafm``: gamma W + beta, both [out, in, 1, 1] (eq. 2). ``fs``, filter selection (Noguchi and Harada, 2019): both
@@ -54,6 +60,42 @@ class FilterModulation(nn.Module):
         return self.gamma * weight + self.beta
 
 
+class LowRank(WeightModulation):
+    """W + scale B A, with W as a matrix [out, in k k], B [out, rank] and A [rank, in k k] (Hu et al., eq. 3). B starts
+    at 0, A as the linear layers of PyTorch do (from the global generator)."""
+
+    def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
+        super().__init__()
+        n_out, n_in = weight.shape[0], weight[0].numel()
+        rank = min(rank, n_out, n_in)
+        self.scale = scale / rank
+        self.a = nn.Parameter(weight.new_empty(rank, n_in))
+        nn.init.kaiming_uniform_(self.a, a=5**0.5)
+        self.b = nn.Parameter(weight.new_zeros(n_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.scale * self.b @ self.a).view_as(weight)
+
+
+class SingularValues(WeightModulation):
+    """U diag(l s) V^T with W = U diag(s) V^T as a matrix [out, in k k] and l learned, 1 at the start (Robb et al., eq.
+    2).
+
+    Computed as W + U diag((l - 1) s) V^T, so that the start is W bit for bit. U, s and V follow from the frozen W and
+    are in no file.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        u, s, v = torch.linalg.svd(weight.reshape(weight.shape[0], -1).double(), full_matrices=False)
+        self.register_buffer("left", (u * s).to(weight), persistent=False)
+        self.register_buffer("right", v.to(weight).contiguous(), persistent=False)
+        self.factors = nn.Parameter(weight.new_ones(len(s)))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + ((self.left * (self.factors - 1)) @ self.right).view_as(weight)
+
+
 def filters(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
     """(name, convolution) of everything inside `module` that is modulated: the 3x3 convolutions. Shortcuts and
     attention (1x1) stay as they are, as in the published code."""
@@ -62,9 +104,10 @@ def filters(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
             yield name, part
 
 
-def modulate(convolution: nn.Conv2d, kind: str) -> FilterModulation:
-    """Give `convolution` a modulation, in place; returns it."""
-    modulation = FilterModulation(kind, convolution.weight.detach())
+def modulate(convolution: nn.Conv2d, modulation: str | WeightModulation) -> WeightModulation:
+    """Give `convolution` a modulation, or a `FilterModulation` of this kind, in place; returns it."""
+    if isinstance(modulation, str):
+        modulation = FilterModulation(modulation, convolution.weight.detach())
     if isinstance(convolution, SpectralNorm):
         convolution.modulation = modulation
     else:
@@ -72,14 +115,14 @@ def modulate(convolution: nn.Conv2d, kind: str) -> FilterModulation:
     return modulation
 
 
-def filter_modulations(module: nn.Module) -> list[tuple[str, nn.Conv2d, FilterModulation]]:
+def filter_modulations(module: nn.Module) -> list[tuple[str, nn.Conv2d, WeightModulation]]:
     """(name, convolution, its modulation) of every modulated convolution inside `module`."""
     found = []
     for name, part in module.named_modules():
         modulation = getattr(part, "modulation", None) if isinstance(part, SpectralNorm) else None
         if parametrize.is_parametrized(part, "weight"):
             modulation = part.parametrizations.weight[0]
-        if isinstance(modulation, FilterModulation):
+        if isinstance(modulation, WeightModulation):
             found.append((name, part, modulation))
     return found
 

@@ -7,13 +7,15 @@ TransferGAN's eqs. 7 and 8. R1: Mescheder et al. 2018 in the gamma/2 convention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer import ada
 from gantransfer.augment import diff_augment
 from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.plan import Batch, Losses, Phase
@@ -51,6 +53,12 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], Callable[
 }
 
 
+def squared_distance(params: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> Tensor:
+    """Scalar: over the tensors that both have, the sum of their mean squared differences (L2-SP, as FreezeD's code has
+    it; the term's own paper sums squares)."""
+    return sum((param - anchors[name]).square().mean() for name, param in params.items() if name in anchors)
+
+
 ORDERS = ("critic", "generator")
 
 
@@ -81,7 +89,9 @@ class AdversarialLoss:
         r1_gamma: R1 penalty gamma/2 E|dD/dx|^2 on real images; 0 is none.
         r2_gamma: the same on generated images (the limited-data paper's code has both at 40 for 25 images).
         r1_every: only in every k-th iteration, k times as strong (lazy regularisation, Karras et al. 2020, appendix B).
-        augment: DiffAugment policy for everything the critic sees.
+        augment: policy for everything the critic sees: DiffAugment's operations with commas, or "ada" (see
+            `gantransfer.ada`). ada_target, ada_nimg: the wanted mean sign of D on real images, and the images in which
+            ADA's probability moves by 1 at the fastest.
         d_steps: critic updates per iteration.
         order: which network is updated first, "critic" or "generator". With "generator" the critic then sees the images
             that the generator made before its update, as in the limited-data paper's code.
@@ -98,6 +108,8 @@ class AdversarialLoss:
     augment: str = ""
     d_steps: int = 1
     order: str = "critic"
+    ada_target: float = 0.6
+    ada_nimg: int = 500_000
     aux_d: float = 1.0
     aux_g: float = 1.0
 
@@ -115,19 +127,35 @@ class AdversarialLoss:
         if self.order == "generator" and self.d_steps > 1:
             raise UsageError(f"order 'generator' shows the critic the generator's own images, so d_steps "
                              f"{self.d_steps} is not possible with it: choose 1")
-        diff_augment(self.augment)
+        if not -1 <= self.ada_target <= 1 or self.ada_nimg < 1:
+            raise UsageError(f"ada_target {self.ada_target} with ada_nimg {self.ada_nimg} is not possible: choose a "
+                             "mean sign, -1 to 1, and 1 image or more")
+        if ada.parse(self.augment) is None:
+            diff_augment(self.augment)
+
+    def _augmentation(self, critic: nn.Module) -> tuple[Callable[[Tensor, torch.Generator], Tensor], Any]:
+        """The augmentation, and its state where it has one: one for all phases of a critic, with which it is kept."""
+        groups = ada.parse(self.augment)
+        if groups is None:
+            return diff_augment(self.augment), None
+        # Beside the critic's modules, not among them: it is no part of a saved model.
+        state = critic.__dict__.setdefault(
+            "adaptive_augment", ada.AdaptiveAugment(groups, self.ada_target, self.ada_nimg))
+        return state, state
 
     def phases(
         self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
         d_updates: tuple[str, ...] = ("D",), regulariser: Callable[[], dict[str, Tensor]] | None = None,
+        d_regulariser: Callable[[Batch], dict[str, Tensor]] | None = None,
     ) -> tuple[Phase, Phase]:
-        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter.
+        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter and
+        `d_regulariser`'s to the former.
 
         As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
         own latents.
         """
         d_loss, g_loss = LOSSES[self.kind]
-        augment = diff_augment(self.augment)
+        augment, adaptive = self._augmentation(critic)
         conditional = generator.num_classes > 0
         classifies = conditional and getattr(critic, "classifier", None) is not None
         made: list[tuple[Tensor, Tensor]] = []  # with order "generator": images and labels that wait for the critic
@@ -150,6 +178,9 @@ class AdversarialLoss:
                 on_classes = kinds[len(fake) :].float()
                 terms["classes"] = self.aux_d * F.cross_entropy(on_classes, batch.labels)
                 logs["accuracy_real"] = (on_classes.argmax(1) == batch.labels).float().mean()
+            if adaptive is not None:
+                adaptive.observe(on_real)
+                logs["augment_p"] = adaptive.p.clone()
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
@@ -159,6 +190,8 @@ class AdversarialLoss:
                     if gamma:
                         square = gradient_square_norm(critic, images, own if conditional else None)
                         terms[name] = self.r1_every * gamma / 2 * square.mean()
+            if d_regulariser is not None:
+                terms |= d_regulariser(batch)
             return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean(), **logs})
 
         def generator_loss(batch: Batch) -> Losses:
@@ -175,6 +208,6 @@ class AdversarialLoss:
                 terms |= regulariser()
             return Losses(terms, {})
 
-        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps),
+        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps, state=adaptive),
                   Phase("G", g_updates, generator_loss, uses_images=False))
         return phases if self.order == "critic" else phases[::-1]

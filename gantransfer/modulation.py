@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantransfer.filter_modulation import FilterModulation
+from gantransfer.filter_modulation import WeightModulation
 from gantransfer.layers import SNLinear, SpectralNorm, initialise
 from gantransfer.norm import NoisyClassTable
 
@@ -188,7 +188,7 @@ def fold(module: nn.Module, filters: bool = True) -> nn.Module:
 
 
 def _modulates_filters(part: nn.Module) -> bool:
-    return parametrize.is_parametrized(part, "weight") and isinstance(part.parametrizations.weight[0], FilterModulation)
+    return parametrize.is_parametrized(part, "weight") and isinstance(part.parametrizations.weight[0], WeightModulation)
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -75,6 +75,7 @@ class Phase:
         every: run in every k-th iteration. repeat: so often within the iteration, on fresh batches.
         start_nimg, stop_nimg: active while start <= images shown < stop.
         uses_images: real images are fetched for it, and counted as shown.
+        state: what its loss remembers between updates, saved and resumed with the run.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Phase:
     start_nimg: int = 0
     stop_nimg: int | None = None
     uses_images: bool = True
+    state: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Schedule:
             the end (and, evaluations and checkpoints, at the start).
         optimizer: "adam" (with each group's betas) or "rmsprop" (alpha 0.99, as GP-GAN was published).
         image_noise: training images get uniform noise in [0, image_noise) added (GP-GAN: 1/128).
+        mirror: training images are flipped left to right half of the time.
         precision: "fp32" or "bf16" (autocast). device: "auto", "cpu" or "cuda".
         threads: processor threads, on whose number sums and so single bits depend; None: PyTorch's choice.
 
@@ -44,6 +45,7 @@ class Schedule:
     log_nimg: int = 320
     optimizer: str = "adam"
     image_noise: float = 0.0
+    mirror: bool = False
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None

@@ -74,7 +74,9 @@ class Trainer:
         self.rank, self.device = self.processes.rank, self.processes.device
         self.generator = generator.to(self.device, memory_format=torch.channels_last)
         self.plan = plan
-        self.extras = plan.extras.to(self.device, memory_format=torch.channels_last)
+        states = dict.fromkeys(phase.state for phase in plan.phases if phase.state is not None)
+        extras = nn.ModuleDict({**plan.extras, **{f"state{i}": state for i, state in enumerate(states)}})
+        self.extras = extras.to(self.device, memory_format=torch.channels_last)
         self.optimizers = {name: _optimizer(group, schedule.optimizer) for name, group in plan.groups.items()}
         self.ema = AveragedModel(generator, multi_avg_fn=_ramped_ema(schedule), use_buffers=True)
         self.ema.module.eval().requires_grad_(False)
@@ -101,6 +103,9 @@ class Trainer:
             number = (self.progress.step * self._draws + draw) * self.processes.world + self.rank
             raw, labels, indices = self.data.batch(number, size, self.schedule.seed)
             images = to_float(raw)
+            if self.schedule.mirror:
+                flipped = torch.rand(size, 1, 1, 1, generator=rng) < 0.5
+                images = images.flip(3).where(flipped, images)
             if self.schedule.image_noise:
                 images += self.schedule.image_noise * torch.rand(images.shape, generator=rng)
         move = [t.to(self.device) for t in (images, labels, indices, z, y)]

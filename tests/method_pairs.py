@@ -53,6 +53,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "no-classes-concat": {"conditioning": "none", "beta2": 0.9},
     },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
+    "freezeg": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 3}},
+    "l2sp": {"both": {"weight_d": 10.0}, "none": {"weight_g": 0.0}},
+    "ewc": {"few": {"fisher_images": 3}},
+    "distillation": {"first": {"block": 1, "weight": 10.0}},
+    "lora": {"wide": {"rank": 64, "alpha": 1.0}},
     "adafm": {
         "small-head": {"modulation": "none"},
         "gp-head": {"head": "source", "modulation": "none"},
@@ -100,6 +105,8 @@ class Pair:
 REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
     **{Pair(m, n): (ModelError, "class-conditional norm layers") for m in ("bsa", "cgantransfer")
        for n in (*UNLABELLED, "gp_gan", "wgan_gp-concat")},
+    **{Pair("scaleshift", n): (ModelError, "this source's generator has none; use adafm") for n in NETWORKS
+       if n.startswith("gp_gan")},
     **{Pair("adafm", n): (ModelError, f"architecture '{NETWORKS[n].get('arch', 'biggan')}' cannot take a style head")
        for n in NETWORKS if not n.startswith("gp_gan")},
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),

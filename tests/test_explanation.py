@@ -124,7 +124,7 @@ def test_the_verb(capsys: Capture, place: Path, tmp_path: Path) -> None:
     assert all((run / "analysis" / name).read_bytes() == content for name, content in made.items())
     assert "top 99 is not possible" in refused(capsys, 2, "explain", run, "--top", 99)
     assert call(capsys, "adapt", *words, "--method", "bsa", "--out", tmp_path / "bsa")[0] == 0
-    assert "no knowledge propagation" in refused(capsys, 2, "explain", tmp_path / "bsa")
+    assert "neither knowledge propagation nor modulated filters" in refused(capsys, 2, "explain", tmp_path / "bsa")
     with pytest.raises(UsageError):
         gt.explain(tmp_path / "bsa")
     assert refused(capsys, 4, "explain", tmp_path / "nothing")

@@ -275,6 +275,26 @@ def test_wrong_folders(name: str, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ registry
 
 
+def test_random_features_are_the_same_everywhere_and_grow_with_the_damage() -> None:
+    """Their identity is of drawn weights, so another machine's or version's numbers would be noticed."""
+    extractor = load_features("random-conv")
+    assert extractor.identity == "random-conv@40374ad2" and extractor.dim == 256
+    base = torch.nn.functional.interpolate(torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(0)), 32,
+                                           mode="bilinear")
+    features, probabilities = extractor((base * 255).to(torch.uint8))
+    assert features.shape == (200, 256) and probabilities is None
+    distances = []
+    for damage in (0.02, 0.1, 0.4):
+        noisy = base + damage * torch.randn(base.shape, generator=torch.Generator().manual_seed(1))
+        distances.append(float((extractor((noisy.clamp(0, 1) * 255).to(torch.uint8))[0] - features).norm(dim=1).mean()))
+    assert distances == sorted(distances) and distances[2] > 5 * distances[0]
+    red, blue = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    red[:, 0], blue[:, 2] = 255, 255
+    assert (extractor(red)[0] - extractor(blue)[0]).norm() > 1
+    with pytest.raises(UsageError, match="names a file, which these features do not have"):
+        load_features("random-conv:x.safetensors")
+
+
 def test_names() -> None:
     assert {"glyph-cnn", "inception", "dinov2", "clip"} <= set(extractors)
     with pytest.raises(UsageError, match="did you mean 'glyph-cnn'"):

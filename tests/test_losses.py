@@ -246,3 +246,43 @@ def test_wrong_settings_are_named() -> None:
         AdversarialLoss("hing")
     with pytest.raises(UsageError, match="augmentation 'cutot'"):
         AdversarialLoss(augment="color,cutot")
+
+
+def test_the_critic_sees_the_generators_own_images_where_that_goes_first() -> None:
+    """As in the limited-data paper's code: fakes of the generator's phase, made before its update, wait for the critic
+    in their order (with accumulation there are several); its own latents stay unused."""
+    gan, seen = small_gan(), []
+
+    class Spy(nn.Module):
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            seen.append((images.detach(), labels))
+            return images.mean((1, 2, 3))
+
+    g, d = AdversarialLoss("non-saturating", order="generator").phases(gan.generator, Spy(), g_updates=("G",))
+    assert (g.name, d.name) == ("G", "D")
+    first, second, third = (batch(gan)._replace(z=latents(gan, 3, seed)) for seed in (1, 2, 3))
+    with torch.no_grad():
+        expected = [gan.generator(b.z, b.y) for b in (first, second)]
+    g.loss(first)
+    g.loss(second)
+    with torch.no_grad():
+        gan.generator.linear.weight.add_(1.0)
+    for fake in expected:
+        seen.clear()
+        d.loss(third)
+        assert torch.equal(seen[0][0][:3], fake)
+    d.loss(third)  # none is left: it makes its own
+    with torch.no_grad():
+        assert torch.equal(seen[-1][0][:3], gan.generator(third.z, third.y))
+
+
+def test_the_penalty_on_generated_images() -> None:
+    """R2: gamma / 2 times the mean square norm of the gradient at the fakes."""
+    gan = small_gan()
+    b = batch(gan)
+    terms = AdversarialLoss("non-saturating", r2_gamma=6.0).phases(
+        gan.generator, gan.discriminator, g_updates=("G",))[0].loss(b).terms
+    with torch.no_grad():
+        fake = gan.generator(b.z, b.y)
+    assert "r1" not in terms
+    torch.testing.assert_close(terms["r2"], 3.0 * gradient_square_norm(gan.discriminator, fake, b.y).mean())

@@ -129,7 +129,7 @@ def test_what_cannot_be_matched_is_refused(method: str) -> None:
         plan(gan, match_weight=1.0)
     critic = gan.discriminator.with_classes(2, None)
     blind = nn.Module()
-    blind.embed, blind.with_classes = critic.embed, lambda classes, rows: critic
+    blind.num_classes, blind.with_classes = 2, lambda classes, rows: critic
     source = SimpleNamespace(generator=gan.generator, discriminator=blind, classes=gan.classes, config=gan.config)
     plan(source)
     with pytest.raises(ModelError, match="shows its blocks' features"):

@@ -19,6 +19,7 @@ from gantransfer.methods.minegan import VARIANTS, MineGAN
 from gantransfer.networks.mined import Mined, MinerConfig
 from gantransfer.norm import ClassMixture
 from gantransfer.plan import Batch, Target
+from gantransfer.runs import make_method
 from gantransfer.sources import GAN
 from gantransfer.supersamples import Supersample
 
@@ -321,7 +322,7 @@ def test_the_default_loss_is_what_the_critic_was_trained_with() -> None:
     assert loss(Training(), critic=1) == ("hinge", None) and loss(Training(), critic=2) == ("non-saturating", 10.0)
     assert loss(Training(loss="wgan-gp"), critic=2) == ("wgan-gp", None)
     assert loss(Training(r1_gamma=1.0), critic=2) == ("non-saturating", 1.0)
-    assert loss(Training(), "transfergan") == (None, None)
+    assert loss(Training(), "bsa") == (None, None)
 
 
 # ---- wrong inputs ----------------------------------------------------------------------------------------
@@ -378,11 +379,11 @@ def test_a_target_smaller_than_a_batch_is_shown_more_than_once(tmp_path: Path) -
 
 def test_a_flat_folder_needs_no_class_name(tmp_path: Path) -> None:
     gan, folder = make_source(), write_images(tmp_path / "flat", {"": 5})
-    images = api.target_images(folder, None, gan, api.needs_labels("minegan", {}))
+    images = api.target_images(folder, None, gan, make_method("minegan", {}))
     assert not images.labelled
     for method, fields in (("bsa", {}), ("minegan", {"per_class": True, "finetune": False})):
         with pytest.raises(DataError, match="--class-name"):
-            api.target_images(folder, None, gan, api.needs_labels(method, fields))
+            api.target_images(folder, None, gan, make_method(method, fields))
 
 
 def test_several_classes_are_mined_as_one(tmp_path: Path) -> None:

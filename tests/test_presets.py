@@ -70,6 +70,15 @@ def test_plans_of_minegan_s_studies(file: Path) -> None:
             api.check_fit(gans if len(gans) > 1 else gans[0], variant.method, method_fields(variant))
 
 
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("adafm_*.yaml")), ids=lambda file: file.stem)
+def test_plans_of_adafm_s_studies(file: Path) -> None:
+    plan = comparison(parse(BY_NAME["compare"], [str(file)]))
+    plan.check()
+    gan = make_source("gp_gan", channels=3)
+    for variant in plan.variants:
+        api.check_fit(gan, variant.method, method_fields(variant))
+
+
 def test_table_1_is_the_papers() -> None:
     plan = plan_of("cgantransfer-cifar100")
     means = {row: sum(of.values()) / 6 for row, of in plan.expected.items()}

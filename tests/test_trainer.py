@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import assemble, make_data, make_source, same
 from torch import Tensor
-from toy import Toy, lines
+from toy import Toy, ToyData, lines
 
 import gantransfer
 from gantransfer.checkpoint import load_checkpoint
@@ -284,6 +284,53 @@ def test_bf16_trains_after_fp32_in_the_same_process(tmp_path: Path) -> None:
     assert not same(dict(states["fp32"]), dict(states["bf16"]))
 
 
+def test_mirrored_and_noisy_images(tmp_path: Path) -> None:
+    """Half of the images are flipped, each anew; noise lies in its range; neither moves any other draw."""
+    seen: dict[str, list[Batch]] = {}
+
+    def phases(name: str) -> Any:
+        def loss_of(toy: Toy) -> list[Phase]:
+            def loss(batch: Batch) -> Losses:
+                seen.setdefault(name, []).append(batch)
+                return toy.critic_loss(batch)
+            return [Phase("D", ("D",), loss)]
+        return loss_of
+
+    class Sided(ToyData):
+        """The place's parity on the left, 100 on the right."""
+
+        def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+            images, labels, places = super().batch(number, size, seed)
+            images = images.clone()
+            images[..., 1] = 200
+            return images, labels, places
+
+    for name, settings in (("plain", {}), ("mirror", {"mirror": True}), ("noise", {"image_noise": 0.25})):
+        toy = Toy(tmp_path / name, phases(name), steps=4, batch_size=16, **settings)
+        toy.trainer.data = Sided()
+        toy.trainer.run()
+    pairs = list(zip(seen["plain"], seen["mirror"], strict=True))
+    flips = torch.cat([(m.images == p.images.flip(3)).flatten(1).all(1) for p, m in pairs])
+    stays = torch.cat([(m.images == p.images).flatten(1).all(1) for p, m in pairs])
+    assert (flips ^ stays).all() and 20 < int(flips.sum()) < 44
+    for plain, noisy in zip(seen["plain"], seen["noise"], strict=True):
+        added = noisy.images - plain.images
+        assert float(added.min()) > -1e-6 and 0.2 < float(added.max()) < 0.25 + 1e-6
+        assert torch.equal(plain.z, noisy.z) and torch.equal(plain.y, noisy.y)
+
+
+def test_rmsprop_resumes_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole = Toy(tmp_path / "whole", steps=4, optimizer="rmsprop")
+    assert {type(o) for o in whole.trainer.optimizers.values()} == {torch.optim.RMSprop}
+    assert {o.param_groups[0]["alpha"] for o in whole.trainer.optimizers.values()} == {0.99}
+    whole.trainer.run()
+    Toy(tmp_path / "parts", steps=2, optimizer="rmsprop").trainer.run()
+    rest = Toy(tmp_path / "parts", steps=4, optimizer="rmsprop")
+    rest.trainer.restore()
+    rest.trainer.run()
+    assert all(torch.equal(value, rest.params()[name]) for name, value in whole.params().items())
+
+
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -293,7 +340,8 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [
     ("steps", -1), ("batch_size", 0), ("accumulate", 0), ("lr_decay", 1.5), ("ema_decay", 1.0), ("seed", -1),
-    ("precision", "fp16"), ("device", "gpu"), ("eval_nimg", -5), ("log_nimg", -1), ("checkpoint_nimg", -1),
+    ("optimizer", "sgd"), ("image_noise", 2.0), ("image_noise", -0.1), ("precision", "fp16"),
+    ("device", "gpu"), ("eval_nimg", -5), ("log_nimg", -1), ("checkpoint_nimg", -1),
 ])
 def test_values_out_of_range(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{name} .*{value}.* is not possible: choose"):

@@ -48,8 +48,7 @@ def make_source(network: str = "tables", seed: int = 0, critic: bool = True, **c
         settings = {"arch": "biggan", **NETWORKS[network], **changes}
         arch = architectures[name := settings.pop("arch")]
         config = arch.tiny(**settings)
-        critic_net = arch.build_discriminator(config) if critic else None
-        gan = GAN(arch.build_generator(config), critic_net, arch=name)
+        gan = GAN(arch.build_generator(config), arch.build_discriminator(config) if critic else None, arch=name)
         with torch.no_grad():
             for name, param in gan.generator.named_parameters():
                 if name.endswith("gamma"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 import typing
 from typing import Any
@@ -79,14 +80,17 @@ def _flags(cls: type, group: str) -> list[Flag]:
 
 
 def _attribute_docs(cls: type) -> dict[str, str]:
-    """The entries of the docstring's ``Attributes:`` part: ``a, b: text. c: text.`` -> {a: text, b: text, c: text}."""
-    text = " ".join((inspect.getdoc(cls) or "").partition("Attributes:")[2].split())
+    """The entries of the docstring's ``Attributes:`` part: ``a, b: text. c: text.`` -> {a: text, b: text, c: text};
+    what a class does not say, the one it goes on from does."""
+    bases = [base for base in cls.__bases__ if dataclasses.is_dataclass(base)]
+    inherited = {key: text for base in bases for key, text in _attribute_docs(base).items()}
+    text = " ".join((inspect.cleandoc(cls.__doc__ or "")).partition("Attributes:")[2].split())
     names = "|".join(sorted((f.name for f in dataclasses.fields(cls)), key=len, reverse=True))
     entry = re.compile(rf"(?:^|(?<=[.;] ))((?:{names})(?:, (?:{names}))*):")
     starts = list(entry.finditer(text))
     docs = {}
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in itertools.zip_longest(starts, starts[1:]):
         words = text[start.end() : following.start() if following else None].strip(" .;")
         for name in start[1].split(", "):
             docs[name] = words
-    return docs
+    return inherited | docs

@@ -153,7 +153,7 @@ VERBS = (
         flags=(
             DATA_PATH, *DATA,
             Flag("metrics", "which (default: all that the features allow)", list[str], metavar="A,B,C"),
-            Flag("features", "what sees the images: glyph-cnn, inception:FILE, dinov2:DIR, clip:DIR", str,
+            Flag("features", "what sees the images: glyph-cnn, random-conv, inception:FILE, dinov2:DIR, clip:DIR", str,
                  "glyph-cnn", metavar="NAME[:PATH]"),
             Flag("n_fake", "samples (default: as many as real images, 1000 to 5000)", int | None, low=2),
             Flag("seed", "of the samples", int, 0, low=0),

@@ -24,10 +24,10 @@ def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
                 "begun": c.folder.exists(), **outcomes[c.name], **_read(c.folder)} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
-    distances = {task["name"]: _distances(entries, task["name"]) for task in tasks}
+    distances = {task["name"]: found for task in tasks if (found := _distances(entries, task["name"]))}
     return {
         "format_version": 2, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
-        "tasks": tasks, "ranking": rank_over_tasks(distances) if len(tasks) > 1 else [],
+        "tasks": tasks, "ranking": rank_over_tasks(distances) if len(distances) > 1 else [],
         "pairs_over_tasks": _pairs_over_tasks(comparison, tasks) if len(tasks) > 1 else [],
         "cells": [{key: value for key, value in e.items() if key != "curve"} for e in entries],
     }

@@ -1,0 +1,68 @@
+"""FSGAN: only the singular values of the convolutions adapt, in generator and critic.
+
+Paper: Robb, Chu, Kumar, Huang, "Few-Shot Adaptation of Generative Adversarial Networks", 2020: W = U S V^T of every
+convolution, W' = U (lambda S) V^T with lambda learned and U, V frozen (section 3.2). Everything that is no convolution
+stays frozen, but for D's last layer and what is new with the target's classes.
+
+Differs from the paper: on spectrally normed layers the factors act on W / sigma with sigma frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from gantransfer.extension import class_parameters
+from gantransfer.filter_modulation import SingularValues, modulate
+from gantransfer.fine_tuning import FineTuning
+from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.registry import register_method
+
+
+@register_method("fsgan")
+@dataclass(frozen=True)
+class FSGAN(FineTuning):
+    """Train singular values of G's and D's convolutions.
+
+    Attributes:
+        lr_g, lr_d: Adam rates of the factors on singular values (betas 0 and 0.999), and of D's last layer.
+    """
+
+    lr_g: float = 3e-3
+    lr_d: float = 3e-3
+
+    name: ClassVar[str] = "fsgan"
+
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """The source's generator with the target's classes, its convolutions with a factor per singular value."""
+        generator = super().reshape(sources, target)
+        _with_factors(generator)
+        return generator
+
+    def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
+        """Factors of both networks, the class rows, and D's last layer with its class rows."""
+        critic = self.critic(self.critic_source(sources), target)
+        _with_factors(critic)
+        last = [*critic.head.parameters(), *class_parameters(critic)]
+        groups = {"D": Group([*_factors(critic), *last], self.lr_d), "G": Group(_factors(generator), self.lr_g)}
+        if rows := class_parameters(generator):
+            groups["G_classes"] = Group(rows, self.lr_classes)
+        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
+        moving = {id(p) for p in last}
+        held = [m for net in (generator, critic) for m in net.modules()
+                if hasattr(m, "u0") and not any(id(p) in moving for p in m.parameters(recurse=False))]
+        notes = (f"singular values of {len(_factors(generator))} convolutions of G and {len(_factors(critic))} of D",)
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=held, notes=notes)
+
+
+def _with_factors(network: nn.Module) -> None:
+    for layer in [m for m in network.modules() if isinstance(m, nn.Conv2d)]:
+        modulate(layer, SingularValues(layer.weight.detach()))
+
+
+def _factors(network: nn.Module) -> list[nn.Parameter]:
+    return [m.factors for m in network.modules() if isinstance(m, SingularValues)]
