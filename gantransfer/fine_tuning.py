@@ -30,8 +30,8 @@ class FineTuning:
     Attributes:
         class_init: where the generator's new class rows start.
         d_embedding: where the critic's new class rows start.
-        lr_g, lr_d: Adam rates (betas 0 and 0.999). lr_classes: Adam rate of G's class tables or
-            embedding.
+        lr_g, lr_d: Adam rates (betas 0 and 0.999 unless there is a beta2). lr_classes: Adam rate of G's class tables
+            or embedding.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 

@@ -25,16 +25,14 @@ from torch import nn
 
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import (
-    ROW_INITS,
     Choices,
-    check_choices,
-    one_source,
     seeded,
     split_groups,
     target_critic,
     transfer_notes,
     with_target_classes,
 )
+from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -45,7 +43,7 @@ CONDITIONINGS = ("auto", "bnorm", "concat", "none")
 
 @register_method("transfergan")
 @dataclass(frozen=True)
-class TransferGAN:
+class TransferGAN(FineTuning):
     """Fine-tuning.
 
     Attributes:
@@ -53,29 +51,17 @@ class TransferGAN:
         conditioning: how a generator without classes takes up the target's: class affines in batch norm ("bnorm"),
             labels beside z ("concat"), or "auto", which is bnorm where the network has it; sources with classes keep
             their own way. "none": the target's classes are one, and the generator has none.
-        class_init: where the generator's new class rows start.
-        d_embedding: where the critic's new class rows start.
-        lr_g, lr_d: Adam rates. lr_classes: Adam rate of G's class tables or embedding. beta2: Adam's second beta (the
-            first is 0).
-        init_seed: seed of everything newly drawn; a run's own seed unless given.
+        beta2: Adam's second beta (the first is 0).
     """
 
     generator: str = "pretrained"
     discriminator: str = "pretrained"
     conditioning: str = "auto"
-    class_init: str = "mean"
-    d_embedding: str = "random"
-    lr_g: float = 2e-4
-    lr_d: float = 4e-4
-    lr_classes: float = 5e-3
     beta2: float = 0.999
-    init_seed: int = 0
 
-    choices: ClassVar[Choices] = {"generator": STARTS, "discriminator": STARTS, "conditioning": CONDITIONINGS,
-                                  "class_init": ROW_INITS, "d_embedding": ROW_INITS}
-
-    def __post_init__(self) -> None:
-        check_choices(self)
+    name: ClassVar[str] = "transfergan"
+    choices: ClassVar[Choices] = {**FineTuning.choices, "generator": STARTS, "discriminator": STARTS,
+                                  "conditioning": CONDITIONINGS}
 
     @property
     def reads_labels(self) -> bool:
@@ -84,7 +70,7 @@ class TransferGAN:
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes in place of its own."""
-        source = one_source(sources, "transfergan")
+        source = self.critic_source(sources)
         classes, changes = self._classes(target), self._changes(source, target)
         if self.generator == "scratch":
             with seeded(self.init_seed):
@@ -110,15 +96,11 @@ class TransferGAN:
                              "use a wgan_gp source")
         return {"conditioning": self.conditioning} if len(able) > 1 else {}
 
-    def critic_source(self, sources: Sequence[Source]) -> Source:
-        """Whose critic, and so whose loss, the run goes on with."""
-        return one_source(sources, "transfergan")
-
     def plan(
         self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss
     ) -> Plan:
         """Everything trains."""
-        source = one_source(sources, "transfergan")
+        source = self.critic_source(sources)
         classes = self._classes(target)
         critic = target_critic(
             source, classes, self.d_embedding, self.init_seed + 1, fresh=self.discriminator == "scratch"
