@@ -242,8 +242,9 @@ def target_images(
     else:
         images = ImageData(data, size=config["resolution"], channels=channels, **(options or {}))
     if needs_labels(method) and not images.labelled and config["num_classes"]:
+        without = ", or adapt without classes (--conditioning none)" if hasattr(method, "conditioning") else ""
         raise DataError(f"'{images.settings['path']}' is a flat folder and this source is conditional: name its class "
-                        "with --class-name NAME, or sort the images into one folder per class")
+                        f"with --class-name NAME, or sort the images into one folder per class{without}")
     return images
 
 

@@ -75,6 +75,21 @@ def checked(names: Sequence[str] | str) -> list[str]:
     return chosen
 
 
+def refuse_few(names: Sequence[str], reference: ImageData) -> None:
+    """What no measure of `names` could be computed from, before anything is (DataError, UsageError)."""
+    if "iw" in names and len(reference) < FEWEST:
+        raise DataError(f"{len(reference)} validation images are too few for an independent critic, which would learn "
+                        f"them by heart; give at least {FEWEST}")
+    if "classifier" in names:
+        if not reference.labelled or len(reference.classes) < 2:
+            raise UsageError(f"a classifier needs two classes or more and the images have {len(reference.classes)}; "
+                             "leave it out")
+        least = min(reference.per_class_counts().values())
+        if least < FEWEST_OF_CLASS:
+            raise DataError(f"a class has {least} real images, too few to try a classifier on; give at least "
+                            f"{FEWEST_OF_CLASS} of each")
+
+
 def measure(names: Sequence[str], sample: collect.Sample, reference: ImageData, training: ImageData | None, *,
             n_fake: int | None = None, seed: int = 0, budget: Budget | None = None,
             progress: Progress | None = None) -> dict[str, Any]:
@@ -88,6 +103,7 @@ def measure(names: Sequence[str], sample: collect.Sample, reference: ImageData, 
     Raises:
         DataError: too few real images. UsageError: a classifier for fewer than two classes.
     """
+    refuse_few(names, reference)
     budget = budget or Budget()
     n = min(max(len(reference), 1000), 5000) if n_fake is None else n_fake
     found: dict[str, Any] = {}
@@ -121,13 +137,7 @@ def independent_wasserstein(real: Tensor, fake: Tensor, budget: Budget, unseen: 
     Returns:
         {value, table_value (its negative, as the paper's tables print it), unseen or None, n_real, n_fake, better,
         curve [[iteration, value]] and the budget}. A curve that still rises says that the budget is too small.
-
-    Raises:
-        DataError: fewer than `FEWEST` real images.
     """
-    if len(real) < FEWEST:
-        raise DataError(f"{len(real)} validation images are too few for an independent critic, which would learn them "
-                        f"by heart; give at least {FEWEST}")
     critic, side = _network(real, 0, budget)
     optimizer = torch.optim.Adam(critic.parameters(), lr=5e-4, betas=(0.0, 0.9))
     rng, curve = torch.Generator().manual_seed(budget.seed), []
@@ -170,12 +180,6 @@ def classifiers(reference: ImageData, training: ImageData | None, fakes: Tensor,
         generated_on_real near real_on_real: they teach what real ones do.
     """
     classes = reference.classes
-    if not reference.labelled or len(classes) < 2:
-        raise UsageError(f"a classifier needs two classes or more and the images have {len(classes)}; leave it out")
-    least = min(reference.per_class_counts().values())
-    if least < FEWEST_OF_CLASS:
-        raise DataError(f"a class has {least} real images, too few to try a classifier on; give at least "
-                        f"{FEWEST_OF_CLASS} of each")
     test = reference.images(), reference.labels
     if training is not None and list(training.classes) == list(classes) \
             and collect.fingerprint(training) != collect.fingerprint(reference):

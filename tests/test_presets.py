@@ -18,7 +18,8 @@ from gantransfer.compare.plan import method_fields
 from gantransfer.shipped import preset_names
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "unconditional"}  # others: hierarchical
+NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "wgan_gp-unconditional",
+           "transfergan-lsun10": "wgan_gp-unconditional"}  # others: hierarchical
 NETWORK |= dict.fromkeys(("adafm-1k", "adafm-25", "adafm-celeba", "adafm-small"), "gp_gan")
 
 
@@ -29,7 +30,8 @@ def plan_of(name: str) -> Any:
 def test_all_are_known() -> None:
     assert preset_names() == [
         "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "cgantransfer-ablation", "cgantransfer-animalface",
-        "cgantransfer-cifar100", "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms"]
+        "cgantransfer-cifar100", "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms",
+        "transfergan-lsun10"]
 
 
 @pytest.mark.parametrize("name", preset_names())
