@@ -172,6 +172,11 @@ def test_labels_it_cannot_take(network: str) -> None:
         make_source("wgan_gp-unconditional").discriminator.judge(torch.zeros(1, 1, 32, 32))
 
 
+def test_batch_statistics_cannot_be_extended() -> None:
+    with pytest.raises(ModelError, match="with batch statistics cannot be extended"):
+        make_source("wgan_gp", statistics="batch").generator.adapter_norms(2)
+
+
 # ---- conditioning ------------------------------------------------------------------------------------------
 
 

@@ -306,7 +306,14 @@ class Generator(ExtendableGenerator):
         return target.train(self.training)
 
     def adapter_norms(self, classes: int) -> dict[str, nn.Module]:
-        """Fresh norm layers, by name, for an adapter with `classes` classes of this generator."""
+        """Fresh norm layers, by name, for an adapter with `classes` classes of this generator.
+
+        Raises:
+            ModelError: batch statistics, with which old classes' images would depend on the new ones beside them.
+        """
+        if self.config.statistics == "batch":
+            raise ModelError("a generator with batch statistics cannot be extended, as old classes' images would depend "
+                             "on the new ones in their batch; use merge, or a source with running averages")
         config = replace(self.config, num_classes=classes, extensions=())
         return {name: _norm(config, norm.channels) for name, norm in self.norms()}
 
