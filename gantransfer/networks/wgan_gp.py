@@ -312,8 +312,8 @@ class Generator(ExtendableGenerator):
             ModelError: batch statistics, with which old classes' images would depend on the new ones beside them.
         """
         if self.config.statistics == "batch":
-            raise ModelError("a generator with batch statistics cannot be extended, as old classes' images would depend "
-                             "on the new ones in their batch; use merge, or a source with running averages")
+            raise ModelError("a generator with batch statistics cannot be extended, as old classes' images would "
+                             "depend on the new ones in their batch; use merge, or a source with running averages")
         config = replace(self.config, num_classes=classes, extensions=())
         return {name: _norm(config, norm.channels) for name, norm in self.norms()}
 
