@@ -122,7 +122,8 @@ def rank_sources(
     if out is not None:
         from gantransfer.report.choice import write_choice
 
-        target = channels_last(images.images(torch.arange(min(SHOWN, len(images)))))
+        spread = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).long()  # the set is sorted by class
+        target = channels_last(images.images(spread))
         write_choice(result, {"": grid(target, 8), **grids}, Path(out))
     return result
 
