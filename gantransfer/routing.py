@@ -1,4 +1,4 @@
-"""Generators with norm layers to which adapters can add classes: what every such network shares."""
+"""What generators share: their settings' names, and norm layers to which adapters can add classes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,32 @@ from gantransfer.layers import weights_follow
 from gantransfer.norm import RoutedNorm
 
 
-class ExtendableGenerator(nn.Module):
+class ConfiguredGenerator(nn.Module):
+    """What a generator's `config` says, where every method and the trainer look for it."""
+
+    config: Any
+
+    @property
+    def z_dim(self) -> int:
+        """Length of the latent."""
+        return self.config.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Classes; 0 is a generator without them."""
+        return self.config.num_classes
+
+    @property
+    def num_base_classes(self) -> int:
+        """Classes without those of adapters added by `ExtendableGenerator.extended`."""
+        return self.config.num_classes - sum(getattr(self.config, "extensions", ()))
+
+
+class ExtendableGenerator(ConfiguredGenerator):
     """A generator whose norm layers may hold the classes of adapters (`gantransfer.norm.RoutedNorm`).
 
     Its `config` has ``num_classes`` and ``extensions``, the class counts of the adapters among them.
     """
-
-    config: Any
 
     def rebuilt(self, config: Any) -> ExtendableGenerator:
         """A freshly initialised network of this kind with another `config`, in eval mode, on the CPU."""

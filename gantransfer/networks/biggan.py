@@ -225,19 +225,6 @@ class Generator(ExtendableGenerator):
             self._append_norms(self.adapter_norms(classes), classes)
 
     @property
-    def z_dim(self) -> int:
-        return self.config.z_dim
-
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def num_base_classes(self) -> int:
-        """Classes without those of adapters added by `extended`."""
-        return self.config.num_classes - sum(self.config.extensions)
-
-    @property
     def head(self) -> nn.ModuleList:
         return self.output_layer
 

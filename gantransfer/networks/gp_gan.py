@@ -23,6 +23,7 @@ from gantransfer.errors import ModelError
 from gantransfer.layers import fold_upsampling
 from gantransfer.norm import ClassMixture
 from gantransfer.registry import register_architecture
+from gantransfer.routing import ConfiguredGenerator
 from gantransfer.stylehead import RESIDUAL, SLOPE, StyleHead
 
 
@@ -222,7 +223,7 @@ class _Groups(nn.Module):
         return [[self.get_submodule(name) for name in names] for names in self._group_names]
 
 
-class Generator(_Groups):
+class Generator(ConfiguredGenerator, _Groups):
     """GP-GAN generator.
 
     Seams: `prior` (identity on z), `blocks` in data-flow order (a style head's, then the groups of residual blocks),
@@ -247,18 +248,6 @@ class Generator(_Groups):
             self.fc = nn.Linear(config.z_dim + config.embed_dim, widths[0] * config.first_side**2)
         self._add_groups(widths, layout, first, widen_first=True)
         self.conv_img = nn.Conv2d(widths[-1], config.image_channels, layout.kernel, padding=layout.kernel // 2)
-
-    @property
-    def z_dim(self) -> int:
-        return self.config.z_dim
-
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def num_base_classes(self) -> int:
-        return self.config.num_classes
 
     @property
     def head(self) -> nn.Module:

@@ -26,6 +26,7 @@ from gantransfer.errors import ModelError
 from gantransfer.layers import SNLinear
 from gantransfer.norm import ClassMixture, Condition
 from gantransfer.registry import architectures, register_architecture
+from gantransfer.routing import ConfiguredGenerator
 
 ACTIVATIONS = {"relu": nn.ReLU, "lrelu": lambda: nn.LeakyReLU(0.2), "none": nn.Identity}
 CONDITIONS = ("none", "embedding", "mixture")
@@ -138,7 +139,7 @@ class MinedConfig:
         return [MinerConfig(**miner) for miner in self.miners]
 
 
-class Mined(nn.Module):
+class Mined(ConfiguredGenerator):
     """Sources with their miners; `p` [sources] are the probabilities of picking each (several sources only), `starts`
     where in u each miner begins to read."""
 
@@ -158,18 +159,6 @@ class Mined(nn.Module):
         widths = [miner.config.u_dim for miner in self.miners]
         own = len(self.sources) > 1 and not config.shared_u
         self.starts = [sum(widths[:i]) if own else 0 for i in range(len(widths))]
-
-    @property
-    def z_dim(self) -> int:
-        return self.config.z_dim
-
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def num_base_classes(self) -> int:
-        return self.config.num_classes
 
     @property
     def picks(self) -> int:
