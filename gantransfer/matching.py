@@ -61,12 +61,10 @@ class FeatureMatching(nn.Module):
 
     def _add(self, name: str, labels: Tensor, values: Tensor) -> None:
         total = self.get_buffer(name)
+        increment = torch.zeros_like(total).index_add_(0, labels, values)
         if distributed.is_available() and distributed.is_initialized():
-            increment = torch.zeros_like(total).index_add_(0, labels, values)
             distributed.all_reduce(increment)
-            total += increment
-        else:
-            total.index_add_(0, labels, values)
+        total += increment
 
     def labels(self, batch: Batch) -> Tensor:
         """int64 [n], about the batch's size: fakes' classes in runs of equal, even length of 2 or more, classes drawn
