@@ -79,6 +79,21 @@ class FineTuning:
                 if hasattr(m, "u0") and not any(id(p) in rows for p in m.parameters())]
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=[*frozen_d, *held], notes=notes)
 
+    def changed(
+        self, generator: nn.Module, critic: nn.Module, loss: AdversarialLoss, changes: Sequence[nn.Parameter],
+        judging: Sequence[nn.Parameter], notes: Sequence[str],
+    ) -> Plan:
+        """A plan that trains `changes` of G and its class rows, and `judging` of D; layers of which nothing trains keep
+        their spectral-norm vectors."""
+        groups = {"D": Group(judging, self.lr_d), "G": Group(changes, self.lr_g)}
+        if rows := class_parameters(generator):
+            groups["G_classes"] = Group(rows, self.lr_classes)
+        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
+        moving = {id(p) for p in judging}
+        held = [m for net in (generator, critic) for m in net.modules()
+                if hasattr(m, "u0") and not any(id(p) in moving for p in m.parameters(recurse=False))]
+        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=held, notes=notes)
+
 
 def first_blocks(network: nn.Module, count: int, field: str, what: str) -> list[nn.Module]:
     """The first `count` blocks of a network in data-flow order (UsageError if it has fewer)."""

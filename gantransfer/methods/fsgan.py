@@ -19,7 +19,7 @@ from gantransfer.extension import class_parameters
 from gantransfer.filter_modulation import SingularValues, modulate
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.plan import Plan, Source, Target
 from gantransfer.registry import register_method
 
 
@@ -48,15 +48,9 @@ class FSGAN(FineTuning):
         critic = self.critic(self.critic_source(sources), target)
         _with_factors(critic)
         last = [*critic.head.parameters(), *class_parameters(critic)]
-        groups = {"D": Group([*_factors(critic), *last], self.lr_d), "G": Group(_factors(generator), self.lr_g)}
-        if rows := class_parameters(generator):
-            groups["G_classes"] = Group(rows, self.lr_classes)
-        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
-        moving = {id(p) for p in last}
-        held = [m for net in (generator, critic) for m in net.modules()
-                if hasattr(m, "u0") and not any(id(p) in moving for p in m.parameters(recurse=False))]
-        notes = (f"singular values of {len(_factors(generator))} convolutions of G and {len(_factors(critic))} of D",)
-        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=held, notes=notes)
+        of_g, of_d = _factors(generator), _factors(critic)
+        notes = (f"singular values of {len(of_g)} convolutions of G and {len(of_d)} of D",)
+        return self.changed(generator, critic, loss, of_g, [*of_d, *last], notes)
 
 
 def _with_factors(network: nn.Module) -> None:

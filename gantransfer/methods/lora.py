@@ -15,11 +15,11 @@ from typing import ClassVar
 from torch import nn
 
 from gantransfer.errors import UsageError
-from gantransfer.extension import class_parameters, seeded
+from gantransfer.extension import seeded
 from gantransfer.filter_modulation import LowRank, filter_modulations, modulate
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.plan import Plan, Source, Target
 from gantransfer.registry import register_method
 
 
@@ -53,10 +53,5 @@ class LoRA(FineTuning):
         """The changes, the class rows, and all of D."""
         critic = self.critic(self.critic_source(sources), target)
         changes = [p for _, _, change in filter_modulations(generator) for p in change.parameters()]
-        groups = {"D": Group(list(critic.parameters()), self.lr_d), "G": Group(changes, self.lr_g)}
-        if rows := class_parameters(generator):
-            groups["G_classes"] = Group(rows, self.lr_classes)
-        phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
-        held = [m for m in generator.modules() if hasattr(m, "u0")]
         notes = (f"rank {self.rank} on {len(changes) // 2} convolutions of G",)
-        return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=held, notes=notes)
+        return self.changed(generator, critic, loss, changes, list(critic.parameters()), notes)
