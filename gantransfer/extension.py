@@ -189,14 +189,21 @@ def noise_parameters(generator: nn.Module) -> list[nn.Parameter]:
     return [p for table in tables if hasattr(table, "noise") for p in table.noise.parameters()]
 
 
+def matching_in_images(method: Any, steps: int, shown: int) -> Any:
+    """`method` with `match_nimg` from its `match_steps` (None: `steps`), where that is not given; `shown` in a step."""
+    if method.match_nimg is not None:
+        return method
+    return replace(method, match_nimg=shown * (steps if method.match_steps is None else method.match_steps))
+
+
 def with_feature_matching(
-    plan: Plan, generator: nn.Module, source: Source, target: Target, *, updates: Sequence[str], nimg: int,
-    weight: float, lr: float, regulariser: Callable[[], dict[str, Tensor]] = dict,
+    plan: Plan, generator: nn.Module, source: Source, target: Target, *, updates: Sequence[str], nimg: int | None,
+    weight: float | None, lr: float, regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
     (Adam at `lr`), and with `weight` times the matching term in every loss of the generator after it.
 
-    The plan's other phases start after the stage. 0 images: the plan as it is.
+    The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 
     Raises:
         UsageError: a weight without the stage, which is where the images' statistics come from.
@@ -205,11 +212,12 @@ def with_feature_matching(
     if not nimg:
         if weight:
             raise UsageError(f"match_weight {weight:g} needs the images' features, which the matching stage collects; "
-                             "give match_nimg, for example 3200")
+                             "give match_steps, for example 100")
         return plan
+    weight = 1.0 if weight is None else weight
     if not hasattr(source.discriminator, "maps"):
         raise ModelError("feature matching needs a source with a discriminator that shows its blocks' features; use "
-                         "match_nimg 0")
+                         "match_steps 0")
     matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels)
 
     def term(batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,15 @@ def test_the_stage_comes_first_and_the_rest_waits() -> None:
     assert {id(p) for p in plan.groups["match"].params} == shared and "matching" in plan.extras
 
 
+@pytest.mark.parametrize(("method", "fields", "nimg"), [
+    ("cgantransfer", {}, 3200), ("cgantransfer", {"match_steps": 7}, 224), ("cgantransfer", {"match_steps": 0}, 0),
+    ("cgantransfer", {"match_nimg": 5}, 5), ("cgantransfer", {"parametrisation": "official-cifar"}, 0),
+    ("bsa", {}, 0), ("bsa", {"match_steps": 7}, 224),
+])
+def test_the_stage_by_default_and_in_images(method: str, fields: dict[str, Any], nimg: int) -> None:
+    assert methods[method](**fields).in_images(32).match_nimg == nimg
+
+
 @pytest.mark.parametrize("method", ["bsa", "cgantransfer"])
 def test_what_cannot_be_matched_is_refused(method: str) -> None:
     gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
@@ -125,7 +135,7 @@ def test_what_cannot_be_matched_is_refused(method: str) -> None:
         chosen = methods[method](**fields)
         chosen.plan(chosen.reshape([gan], target), [source], target, AdversarialLoss())
 
-    with pytest.raises(UsageError, match="give match_nimg"):
+    with pytest.raises(UsageError, match="give match_steps"):
         plan(gan, match_weight=1.0)
     critic = gan.discriminator.with_classes(2, None)
     blind = nn.Module()

@@ -25,6 +25,7 @@ from gantransfer.extension import (
     conditional_source,
     frozen_layers,
     frozen_statistics,
+    matching_in_images,
     mixing_rows,
     noise_parameters,
     seeded,
@@ -52,9 +53,9 @@ class BSA:
         statistics: new classes train with their batches' statistics and sample with the average, or both with the
             source's.
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
-        match_nimg: images shown in a first stage that only matches the source critic's features (see
-            `gantransfer.matching`; not in the papers). 0: none. match_weight: weight of that term in the generator's
-            loss afterwards. lr_match: Adam rate in that stage.
+        match_steps: iterations of a first stage that only matches the source critic's features (see
+            `gantransfer.matching`; not in the papers). match_nimg: the same in images. match_weight: weight of that
+            term in the generator's loss afterwards (None: 1). lr_match: Adam rate in that stage.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -65,8 +66,9 @@ class BSA:
     lr_d: float = 4e-4
     statistics: str = "batch"
     buffers: str = "fixed"
-    match_nimg: int = 0
-    match_weight: float = 0.0
+    match_steps: int = 0
+    match_nimg: int | None = None
+    match_weight: float | None = None
     lr_match: float = 2e-2
     init_seed: int = 0
 
@@ -74,6 +76,10 @@ class BSA:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    def in_images(self, shown: int) -> BSA:
+        """This with the matching stage in images, `shown` in an iteration."""
+        return matching_in_images(self, 0, shown)
 
     @torch.no_grad()
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:

@@ -50,6 +50,7 @@ from gantransfer.extension import (
     conditional_source,
     frozen_layers,
     frozen_statistics,
+    matching_in_images,
     noise_parameters,
     seeded,
     source_rows,
@@ -97,9 +98,10 @@ class CGANTransfer:
         statistics: new classes train with their batches' statistics and sample with the average, or both with the
             source's.
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
-        match_nimg: images shown in a first stage that only matches the source critic's features (see
-            `gantransfer.matching`; not in the papers). 0: none. match_weight: weight of that term in the generator's
-            loss afterwards. lr_match: Adam rate in that stage.
+        match_steps: iterations of a first stage that only matches the source critic's features (see
+            `gantransfer.matching`; not in the papers). None: 100, and none for the published code's parametrisations.
+            0: none. match_nimg: the same in images. match_weight: weight of that term in the generator's loss
+            afterwards (None: 1). lr_match: Adam rate in that stage.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -124,8 +126,9 @@ class CGANTransfer:
     lr_finetune: float = 1e-4
     statistics: str = "batch"
     buffers: str = "fixed"
-    match_nimg: int = 0
-    match_weight: float = 0.0
+    match_steps: int | None = None
+    match_nimg: int | None = None
+    match_weight: float | None = None
     lr_match: float = 5e-3
     init_seed: int = 0
 
@@ -137,9 +140,14 @@ class CGANTransfer:
         if self.shared_scores and self.parametrisation in OFFICIAL:
             raise UsageError(f"shared_scores is not part of parametrisation '{self.parametrisation}', whose layers "
                              f"have their own scores; use one of {', '.join(PARAMETRISATIONS)}")
-        if 0 < self.finetune_nimg <= self.match_nimg:
+        if 0 < self.finetune_nimg <= (self.match_nimg or 0):
             raise UsageError(f"the fine-tuning stage begins at {self.finetune_nimg} images (finetune_nimg), before the "
-                             f"matching stage ends at {self.match_nimg} (match_nimg); give a larger finetune_nimg")
+                             f"matching stage ends at {self.match_nimg} (match_nimg); give a larger finetune_nimg, or "
+                             "match_steps 0")
+
+    def in_images(self, shown: int) -> CGANTransfer:
+        """This with the matching stage in images, `shown` in an iteration."""
+        return matching_in_images(self, 0 if self.parametrisation in OFFICIAL else 100, shown)
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator, its class tables replaced by empty ones for the target: what an adapter fills."""
