@@ -23,17 +23,18 @@ EVIDENCE = {"frechet": 1, "coverage": -1, "probe": 1, "mean_rank": 1}  # 1: smal
 
 
 def spearman(first: list[float], second: list[float]) -> float | None:
-    """Correlation of ranks; None where one of the two is constant."""
-    ranks = [np.unique(values, return_inverse=True)[1] for values in (first, second)]
+    """Correlation of ranks, of ties their mean; None where one of the two is constant."""
+    ranks = [[sum(v < w for v in values) + sum(v == w for v in values) / 2 for w in values]
+             for values in (first, second)]
     return None if any(len(set(r)) < 2 for r in ranks) else float(np.corrcoef(*ranks)[0, 1])
 
 
-def evidence(found: dict[str, Any], names: dict[str, str]) -> dict[str, dict[str, float | None]]:
-    """What `rank_sources` returned, by the comparison's names of the sources."""
+def evidence(found: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """What `rank_sources` returned, by source."""
     rows = {}
     for source in found["sources"]:
         probe = source["probe"]["frechet"] if source["probe"] else None
-        rows[names[source["name"]]] = {"frechet": source["frechet"], "coverage": source["coverage"], "probe": probe,
+        rows[source["name"]] = {"frechet": source["frechet"], "coverage": source["coverage"], "probe": probe,
                                        "mean_rank": source["mean_rank"]}
     return rows
 
@@ -48,16 +49,13 @@ def main() -> None:
     told = json.loads((arguments.comparison / "compare.json").read_text(encoding="utf-8"))
     targets: dict[str, dict[str, Any]] = defaultdict(dict)
     for task in told["tasks"]:
-        source, target = task["name"].rsplit("-", 1)
         row = next(row for row in task["rows"] if row["label"] == arguments.row)
         if row["distance"] is not None:
-            targets[target][source] = {**task, "after": row["distance"]}
+            targets[task["data"]][task["source"]] = {**task, "after": row["distance"]}
     result = {}
     for target, tasks in targets.items():
-        first = next(iter(tasks.values()))
-        names = {task["source"]: source for source, task in tasks.items()}
-        found = gt.rank_sources(list(names), first["data"], data_options=first["data_options"], probe=arguments.probe)
-        rows = evidence(found, names)
+        options = next(iter(tasks.values()))["data_options"]
+        rows = evidence(gt.rank_sources(list(tasks), target, data_options=options, probe=arguments.probe))
         after = {source: tasks[source]["after"] for source in rows}
         agreement = {
             kind: spearman([sign * row[kind] for row in rows.values()], list(after.values()))
@@ -66,8 +64,8 @@ def main() -> None:
         result[target] = {"sources": {s: {**row, "after": after[s]} for s, row in rows.items()}, "spearman": agreement}
         print(target)
         for source, row in sorted(result[target]["sources"].items(), key=lambda item: item[1]["after"]):
-            print(f"  {source:10}", "  ".join(f"{k} {v:.3g}" for k, v in row.items() if v is not None))
-        print("  spearman  ", "  ".join(f"{k} {v:.2f}" for k, v in agreement.items() if v is not None))
+            print(f"  {source:20}", "  ".join(f"{k} {v:.3g}" for k, v in row.items() if v is not None))
+        print(f"  {'spearman':20}", "  ".join(f"{k} {v:.2f}" for k, v in agreement.items() if v is not None))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

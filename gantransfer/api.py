@@ -19,7 +19,7 @@ from gantransfer.losses import AdversarialLoss
 from gantransfer.pictures import class_grid, real_grid, released_grid
 from gantransfer.plan import Method, Target
 from gantransfer.processes import processor_threads
-from gantransfer.registry import methods
+from gantransfer.registry import architectures, methods
 from gantransfer.results import Run, Sources, as_gans, check_data_options, job_sources, load_run, source_names
 from gantransfer.results import evaluate as evaluate
 from gantransfer.results import extend as extend
@@ -84,16 +84,21 @@ def adapt(
 def pretrain(
     data: ImageData | str | Path, out: str | Path | None = None, *, arch: str = "biggan",
     network: Mapping[str, Any] | None = None, data_options: Mapping[str, Any] | None = None, name: str = "",
-    features: str = "glyph-cnn", n_fake: int | None = None, evaluate: bool = True, track: str = "",
-    progress: Progress | None = None, **settings: Any,
+    published: bool = False, features: str = "glyph-cnn", n_fake: int | None = None, evaluate: bool = True,
+    track: str = "", progress: Progress | None = None, **settings: Any,
 ) -> Run:
     """Train a GAN from random weights and write it, with its critic, to ``out/model``.
 
     Args:
+        published: train as the architecture's paper did, where no setting here says otherwise; without it all
+            architectures train by this library's rates and rhythm (see `gantransfer.defaults`), only the loss and the
+            weight of R1 are the architecture's.
         network: settings of the architecture, or ``g_ch`` and ``d_ch`` for the official tables' widths; number of
             classes, size and channels come from the data.
         name: of the model, for its card. Others: as in `adapt`; the method's fields are scratch's.
     """
+    if published:
+        settings = {**getattr(architectures[arch], "published", {}), **settings}
     training, fields = split_settings(settings, "scratch", "pretrain")
     measure = measure_of(evaluate, features, n_fake, track)
     check_data_options(data_options)
@@ -331,8 +336,10 @@ def _train_here(
     if trainer.rank == 0:
         hooks.report({"event": "start", "steps": job.schedule.steps, "step": trainer.progress.step,
                       "out": str(folder), "plan": list(trainer.plan.notes)})
-        for sentence in images.report["conversions"] if new else ():
-            hooks.report({"event": "message", "text": f"images: {sentence}"})
+        of_images = [f"images: {sentence}" for sentence in images.report["conversions"]]
+        of_plan = [note for note in trainer.plan.notes if note.startswith(runs.NEVER)]
+        for sentence in (*of_images, *of_plan) if new else ():
+            hooks.report({"event": "message", "text": sentence})
     trainer.run()
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)

@@ -8,7 +8,7 @@ TransferGAN's eqs. 7 and 8. R1: Mescheder et al. 2018 in the gamma/2 convention.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -147,9 +147,11 @@ class AdversarialLoss:
         self, generator: nn.Module, critic: nn.Module, *, g_updates: tuple[str, ...],
         d_updates: tuple[str, ...] = ("D",), regulariser: Callable[[], dict[str, Tensor]] | None = None,
         d_regulariser: Callable[[Batch], dict[str, Tensor]] | None = None,
-    ) -> tuple[Phase, Phase]:
-        """The critic's phase and the generator's, in `order`, with `regulariser`'s terms added to the latter and
-        `d_regulariser`'s to the former.
+        later: tuple[int, tuple[str, ...]] | None = None,
+    ) -> list[Phase]:
+        """The critic's phase "D" and the generator's "G", in `order`, with `regulariser`'s terms added to the latter
+        and `d_regulariser`'s to the former. `later`: images shown before the generator's groups become others, and
+        which; its phase is then two.
 
         As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
         own latents.
@@ -208,6 +210,10 @@ class AdversarialLoss:
                 terms |= regulariser()
             return Losses(terms, {})
 
-        phases = (Phase("D", d_updates, critic_loss, repeat=self.d_steps, state=adaptive),
-                  Phase("G", g_updates, generator_loss, uses_images=False))
-        return phases if self.order == "critic" else phases[::-1]
+        of_d = [Phase("D", d_updates, critic_loss, repeat=self.d_steps, state=adaptive)]
+        first = Phase("G", g_updates, generator_loss, uses_images=False)
+        of_g = [first]
+        if later is not None:
+            nimg, groups = later
+            of_g = [replace(first, stop_nimg=nimg), replace(first, updates=groups, start_nimg=nimg)]
+        return of_d + of_g if self.order == "critic" else of_g + of_d

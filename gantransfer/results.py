@@ -104,7 +104,8 @@ def as_gan(source: GAN | Run | str | Path) -> GAN:
 
 def source_names(source: str) -> list[str]:
     """The names in a comma list of sources; a path that exists is one name, whatever it holds."""
-    return [source] if Path(source).exists() else [name.strip() for name in source.split(",") if name.strip()]
+    names = [name.strip() for name in source.split(",") if name.strip()]
+    return [source] if names and Path(source).exists() else names
 
 
 def as_gans(source: Sources) -> list[GAN]:

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from gantransfer.config import field_names, from_mapping, read_yaml
 from gantransfer.data import ImageData
 from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Method, Target
+from gantransfer.plan import Method, Plan, Target
 from gantransfer.registry import architectures, methods
 from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
 from gantransfer.weights import read_json, write_json, write_text
+
+NEVER = "never begun:"  # how notes of a plan begin that name a stage which the run is too short for
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,25 @@ def assemble(job: Job, out: Path, gan: GAN | Sequence[GAN], data: ImageData, hoo
     gans = [gan] if isinstance(gan, GAN) else list(gan)
     method = make_method(job.method, job.fields)
     data = as_seen(method, data)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    shown = job.schedule.batch_size * job.schedule.accumulate * job.loss.d_steps * world
     if hasattr(method, "in_images"):
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        method = method.in_images(job.schedule.batch_size * job.schedule.accumulate * job.loss.d_steps * world)
+        method = method.in_images(shown)
     target = target_of(data)
     generator = method.reshape(gans, target)
     plan = method.plan(generator, gans, target, job.loss)
+    plan = replace(plan, notes=(*plan.notes, *unreached(plan, job.schedule.steps, shown)))
     trainer = Trainer(generator, plan, data, job.schedule, out, hooks, lambda: job.record(gans, data))
     return Parts(job, gans[0], data, target, method, trainer, gans)
+
+
+def unreached(plan: Plan, steps: int, shown: int) -> list[str]:
+    """A sentence for every stage of `plan` that begins after `steps` iterations of `shown` images."""
+    return [
+        f"{NEVER} phase {phase.name} of {', '.join(phase.updates)}: it begins at {phase.start_nimg} images and the run "
+        f"shows {steps * shown} ({steps} iterations of {shown}); give more steps, or a shorter stage before it"
+        for phase in plan.phases if phase.start_nimg >= steps * shown
+    ]
 
 
 def refuse_occupied(out: Path) -> None:

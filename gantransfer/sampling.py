@@ -61,8 +61,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(generator: nn.Module, z: Tensor, y: Tensor | None, batch_size: int = 128) -> Tensor:
-    """uint8 [N, C, H, W] from latents and labels, on the CPU, in eval mode (the mode is restored)."""
+def generate(
+    generator: nn.Module, z: Tensor, y: Tensor | None, batch_size: int = 128, noise_of: Tensor | None = None
+) -> Tensor:
+    """uint8 [N, C, H, W] from latents and labels, on the CPU, in eval mode (the mode is restored). With a style head
+    the noise is that of the latents `noise_of` [N, z_dim] (None: of `z`)."""
     training = generator.training
     device = next(generator.parameters()).device
     generator.eval()
@@ -70,7 +73,8 @@ def generate(generator: nn.Module, z: Tensor, y: Tensor | None, batch_size: int 
     for start in range(0, len(z), batch_size):
         rows = slice(start, start + batch_size)
         labels = None if y is None else y[rows].to(device)
-        images.append(to_uint8(generator(z[rows].to(device), labels).float()).cpu())
+        held = {} if noise_of is None else {"noise": generator.noise(noise_of[rows].to(device))}
+        images.append(to_uint8(generator(z[rows].to(device), labels, **held).float()).cpu())
     generator.train(training)
     return torch.cat(images)
 

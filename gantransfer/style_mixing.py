@@ -115,21 +115,25 @@ def style_grid(gan: GAN, sources: Sequence[int], destinations: Sequence[int], gr
     return np.concatenate(rows)
 
 
-def style_augment(gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None = None) -> Iterator[Mixed]:
-    """`n` style-mixed images for training something else, classes in turn, each of two latents of its own.
+def style_augment(
+    gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None = None,
+    classes: Sequence[str | int] | None = None, truncation: float = 1.0,
+) -> Iterator[Mixed]:
+    """`n` style-mixed images for training something else, `classes` (None: all) in turn, each of two latents of its
+    own.
 
     The same seed gives the same images; image i does not depend on `n`, but for rounding.
     """
     chosen = _sites(gan.generator, groups)
     if n < 1:
         raise UsageError(f"{n} style-mixed images are not possible; give 1 or more")
-    z_dim, classes = gan.generator.z_dim, max(gan.generator.num_classes, 1)
+    z_dim, wanted = gan.generator.z_dim, class_ids(classes, gan.classes, n)
     for start in range(0, n, AT_A_TIME):
         count = min(AT_A_TIME, n - start)
         seeds = [tuple(map(int, np.random.SeedSequence([seed, i]).generate_state(2)))
                  for i in range(start, start + count)]
-        a, b = (torch.cat([draw_latents(1, z_dim, pair[k]) for pair in seeds]) for k in (0, 1))
-        labels = torch.arange(start, start + count) % classes
+        a, b = (torch.cat([draw_latents(1, z_dim, pair[k], truncation) for pair in seeds]) for k in (0, 1))
+        labels = wanted[start : start + count]
         mixed = channels_last(_mix(gan.generator, a, b, labels if gan.generator.num_classes else None, chosen))
         for image, label, (source, destination) in zip(mixed, labels.tolist(), seeds, strict=True):
             yield Mixed(image, label, source, destination)

@@ -28,9 +28,10 @@ from gantransfer.plan import Batch, Losses, Phase
 class Supersample(nn.Module):
     """Fakes of several sources: of every supersample the image that the critic scores highest.
 
-    Called without gradient (for the critic's fakes) it counts who won, and moves the generator's `p`. With gradient
-    only winners' generators are in the graph; where sources are in eval mode they are computed a second time, winners
-    alone, which is exact and cheaper than a graph through all.
+    Called without gradient (for the critic's fakes; with gradient where the critic is shown the generator's own, as
+    `reused` says) it counts who won, and moves the generator's `p`. With gradient only winners' generators are in the
+    graph; where sources are in eval mode they are computed a second time, winners alone, which is exact and cheaper
+    than a graph through all.
 
     Buffers:
         wins: float [N], supersamples won so far.
@@ -38,11 +39,13 @@ class Supersample(nn.Module):
 
     wins: Tensor
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int) -> None:
+    def __init__(
+        self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int, reused: bool = False
+    ) -> None:
         super().__init__()
         # Not registered: both are saved elsewhere.
         self.__dict__["generator"], self.__dict__["critic"] = generator, critic
-        self.update, self.half_life_nimg = update, half_life_nimg
+        self.update, self.half_life_nimg, self.reused = update, half_life_nimg, reused
         self.register_buffer("wins", torch.zeros(len(generator.sources), device=generator.p.device))
 
     @property
@@ -57,9 +60,9 @@ class Supersample(nn.Module):
         with torch.set_grad_enabled(tracked):
             images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
         winners = self.winners(images)
-        if not learning:
+        if learning == self.reused:
             self.count(winners)
-        elif not tracked:
+        if learning and not tracked:
             return self.generator.draw(u, winners)
         rows = [(winners == i).nonzero().squeeze(1) for i in range(len(images))]
         chosen = torch.cat([image[r] for image, r in zip(images, rows, strict=True) if len(r)])

@@ -180,6 +180,8 @@ class Trainer:
                 buffer.copy_(before)
         self.processes.share(self.generator.buffers())
         self.ema.update_parameters(self.generator)
+        for name in getattr(self.generator, "unaveraged", ()):
+            self.ema.module.get_buffer(name).copy_(self.generator.get_buffer(name))
         progress.step += 1
         progress.nimg += shown
         return logs, finite

@@ -109,20 +109,41 @@ def test_mining_moves_no_weight_and_no_buffer_of_the_generator(number: int, tmp_
     assert changed and not {k for k in changed if k.startswith("sources.")}
     assert {k.split(".")[0] for k in changed} == {"miners", "p"} - ({"p"} if number == 1 else set())
     critic = plan.extras["critic"]
-    assert any(p.grad is None for p in generator.sources.parameters()) and critic.training
+    assert all(p.grad is None for p in generator.sources.parameters()) and critic.training
     trainer._iteration()  # released
     assert {k for k in moved(start, generator) if k.startswith("sources.") and k.endswith(".weight")}
     assert {k for k in moved(start, generator) if k.endswith(("u0", "stored_mean"))}
 
 
-def _training(sources: list[GAN], data: ImageData, folder: Path, **fields: Any) -> Any:
+def test_the_generator_can_be_updated_first(tmp_path: Path) -> None:
+    generator, plan, trainer = _training(three(), make_data(tmp_path / "images", False), tmp_path,
+                                         AdversarialLoss(order="generator"), mining_nimg=8, p_half_life_nimg=4)
+    assert [(p.name, p.updates, p.start_nimg, p.stop_nimg) for p in plan.phases] == [
+        ("G", ("M",), 0, 8), ("G", ("M", "G"), 8, None), ("D", ("D",), 0, None)]
+    start = snapshot(generator)
+    for _ in range(4):
+        trainer._iteration()
+    assert {k for k in moved(start, generator) if k.startswith("sources.") and k.endswith(".weight")}
+    assert float(plan.extras["selector"].wins.sum()) == 4 * 4 and "p" in moved(start, generator)
+
+
+def test_p_of_the_averaged_generator_is_the_last(tmp_path: Path) -> None:
+    generator, _, trainer = _training(three(), make_data(tmp_path / "images", False), tmp_path, p_half_life_nimg=4)
+    for _ in range(2):
+        trainer._iteration()
+    assert torch.equal(trainer.ema.module.p, generator.p) and not torch.equal(generator.p, torch.full((3,), 1 / 3))
+
+
+def _training(
+    sources: list[GAN], data: ImageData, folder: Path, loss: AdversarialLoss | None = None, **fields: Any
+) -> Any:
     from tiny import schedule
 
     from gantransfer.trainer import Trainer
 
     method = MineGAN(**fields)
     generator = method.reshape(sources, TARGET)
-    plan = method.plan(generator, sources, TARGET, AdversarialLoss())
+    plan = method.plan(generator, sources, TARGET, loss or AdversarialLoss())
     return generator, plan, Trainer(generator, plan, data, schedule(), folder)
 
 

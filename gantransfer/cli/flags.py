@@ -6,6 +6,7 @@ everywhere. Nothing here imports torch: ``--help`` is instant.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -130,6 +131,8 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
             items = [items]
         if not isinstance(items, Sequence):
             raise UsageError(f"{what} is {value!r}; give a list, with commas between the values")
+        if args[0] is int:
+            items = [number for item in items for number in _range(item)]
         return origin(_typed(item, args[0], what) for item in items if item != "")
     if kind is bool:
         return _truth(value, what)
@@ -140,6 +143,12 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
     if isinstance(value, (dict, list)) or value is None:
         raise UsageError(f"{what} is {value!r}; give one value")
     return _number(value, kind, what) if kind in (int, float) else str(value)
+
+
+def _range(item: Any) -> Sequence[Any]:
+    """The numbers that an item like "5-8" stands for, else the item alone."""
+    found = re.fullmatch(r"(\d+)-(\d+)", item) if isinstance(item, str) else None
+    return range(int(found[1]), int(found[2]) + 1) if found and int(found[1]) <= int(found[2]) else [item]
 
 
 def _truth(value: Any, what: str) -> bool:

@@ -30,6 +30,11 @@ def sample(settings: dict[str, Any]) -> None:
         raise UsageError(f"--{one} and --{other} cannot go together; choose one")
     if settings.get("style_groups") and not {"mix_styles", "augment_to"} & set(ways):
         raise UsageError("--style-groups belongs to --mix-styles or --augment-to; give one of them too")
+    for name, flag, other in (("count", "-n", "mix_styles"), ("seed", "--seed", "mix_styles"),
+                              ("count", "-n", "augment_to")):
+        if ways == [other] and settings.get(name) is not None:
+            raise UsageError(f"{flag} {settings[name]} has no meaning beside --{other.replace('_', '-')}, which says "
+                             f"what is drawn; leave it out")
     _check(settings)
     default = {"": "samples.png", "single": "samples", "mix_styles": "mixed.png", "augment_to": "augmented"}
     out = Path(settings.get("out", default.get(ways[0] if ways else "", "way.webp")))
@@ -45,7 +50,7 @@ def sample(settings: dict[str, Any]) -> None:
     elif ways == ["mix_styles"]:
         _mixed(gan, settings.get("classes"), out, settings)
     elif ways == ["augment_to"]:
-        _augmented(gan, out, settings)
+        _augmented(gan, classes, out, settings)
     else:
         _animation(gan, classes, out, settings)
 
@@ -130,15 +135,16 @@ def _mixed(gan: Any, classes: list[str] | None, out: Path, settings: dict[str, A
     say(f"{out}: {len(sources)} sources (left) with the styles of {len(destinations)} destinations (above)")
 
 
-def _augmented(gan: Any, out: Path, settings: dict[str, Any]) -> None:
+def _augmented(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
     from gantransfer.style_mixing import style_augment
 
-    for number, mixed in enumerate(style_augment(gan, settings["augment_to"], settings.get("seed", 0),
-                                                 settings.get("style_groups"))):
+    images = style_augment(gan, settings["augment_to"], settings.get("seed", 0), settings.get("style_groups"), classes,
+                           settings.get("truncation", 1.0))
+    for number, mixed in enumerate(images):
         file = out / re.sub(r"[^\w-]", "_", gan.classes[mixed.label]) / f"{number:05d}.png"
         _write(file, lambda mixed=mixed, file=file: _picture(mixed.image, settings.get("scale") or 1).save(file))
-    say(f"{out}: {settings['augment_to']} style-mixed images in {len(gan.classes)} "
-        f"folder{'s' if len(gan.classes) > 1 else ''}")
+    say(f"{out}: {settings['augment_to']} style-mixed images in {len(classes)} "
+        f"folder{'s' if len(classes) > 1 else ''}")
 
 
 def _animation(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
@@ -182,9 +188,10 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
     seeds = settings["interpolate_latents"]
     labels = class_ids(classes, gan.classes, count) if generator.num_classes else None
     stations = [draw_latents(count, z_dim, s, truncation, free) for s in seeds]
+    held = stations[0] if getattr(generator, "style_sites", 0) else None  # what moves are the latents, not the noise
     for here, there in zip(stations, [*stations[1:], stations[0]], strict=True):
         for t in steps[:-1]:
-            yield channels_last(generate(generator, _slerp(here, there, float(t)), labels))
+            yield channels_last(generate(generator, _slerp(here, there, float(t)), labels, noise_of=held))
 
 
 def _generate_mixed(generator: Any, z: Any, mixture: Any) -> Any:

@@ -17,7 +17,7 @@ code's 20 without the factor 1/2). The code leaves the label out; here a target 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
@@ -26,7 +26,7 @@ from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import Choices, check_choices, critic_rows, one_source, seeded, with_target_classes
 from gantransfer.filter_modulation import KINDS, filter_modulations, filters, modulate
 from gantransfer.losses import AdversarialLoss
-from gantransfer.plan import Group, Phase, Plan, Source, Target
+from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
 
 
@@ -44,7 +44,8 @@ class AdaFM:
         modulation_nimg: images shown before the modulation starts to train.
         start: "pretrained", or "scratch": nothing is transferred, and everything trains.
         first_layer: with head "source", whether the layer after the latents starts "random" (as published, the label's
-            and latent's sizes differ there) or as the "source"'s. In D the last layer does likewise.
+            and latent's sizes differ there) or as the "source"'s. In D the last layer does likewise. In other networks
+            than GP-GAN G's layer is the source's, with class parameters from its mean, and D's class rows are meant.
         z_dim: length of the latent; 0 is the source's. Another one needs a fresh first layer.
         style_blocks, style_dim, mapping_layers: of the style head.
         scaled_norm, clamp: the published code's junction of head and general part, and its clamped AdaIN gradient.
@@ -113,9 +114,10 @@ class AdaFM:
                         "mapping_layers": self.mapping_layers, "scaled_norm": self.scaled_norm, "clamp": self.clamp}
         if not hasattr(generator, "with_changes"):
             if changes:
-                what = "a style head" if self.head == "style" else f"another {next(iter(changes))}"
+                what = "another z_dim" if "z_dim" in changes else "grey images through its colour layers (grey)"
+                what = "a style head" if self.head == "style" else what
                 raise ModelError(f"a generator of architecture '{source.config['arch']}' cannot take {what}; use head "
-                                 "'source' with the source's z_dim and channels, or a gp_gan source")
+                                 "'source' with the source's z_dim and without grey, or a gp_gan source")
             self._check_range("general_g", self.general_g, len(generator.blocks) + 1, "generator")
             return with_target_classes(source, target.num_classes, "mean", self.init_seed)
         own = generator.config
@@ -175,9 +177,10 @@ class AdaFM:
                   "G": Group(head, self.lr_g, **adam)}
         if modulation:
             groups["modulation"] = Group(list(modulation.values()), self.lr_modulation, **adam)
-        phases = loss.phases(generator, critic, g_updates=tuple(name for name in groups if name != "D"))
-        if modulation and self.modulation_nimg:
-            phases = self._delayed(phases)
+        learned = tuple(name for name in groups if name != "D")
+        delayed = bool(modulation and self.modulation_nimg)
+        phases = loss.phases(generator, critic, g_updates=("G",) if delayed else learned,
+                             later=(self.modulation_nimg, learned) if delayed else None)
         notes = (f"G{self.general_g} and D{self.general_d} frozen, filters: {self.modulation}" if transferred else
                  "nothing transferred", f"head: {self.head}")
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=[*frozen_d, *self._normed(frozen_g)],
@@ -193,15 +196,3 @@ class AdaFM:
     def _normed(frozen: Sequence[nn.Module]) -> list[nn.Module]:
         """Frozen layers with spectral norm, whose u0 and sv0 stay; batch norms' statistics become the target's."""
         return [m for part in frozen for m in part.modules() if hasattr(m, "u0")]
-
-    def _delayed(self, phases: Sequence[Phase]) -> list[Phase]:
-        """G's phase twice: without the modulation up to `modulation_nimg` images, with it from there."""
-        found = []
-        for phase in phases:
-            if "modulation" not in phase.updates:
-                found.append(phase)
-                continue
-            early = tuple(name for name in phase.updates if name != "modulation")
-            found += [replace(phase, name=f"{phase.name} without modulation", updates=early,
-                              stop_nimg=self.modulation_nimg), replace(phase, start_nimg=self.modulation_nimg)]
-        return found

@@ -35,7 +35,7 @@ New classes train with batch statistics and sample with their running average, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -66,7 +66,7 @@ from gantransfer.modulation import (
     propagations,
     start_official_propagation,
 )
-from gantransfer.plan import Group, Phase, Plan, Source, Target
+from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.registry import register_method
 
 OFFICIAL = ("official-imagenet", "official-cifar")
@@ -170,16 +170,14 @@ class CGANTransfer:
             self._propagate_in_critic(critic, source)
         groups["D"] = Group(list(critic.parameters()), self.lr_d)
         regulariser = self._regulariser(generator)
-        d_phase, g_phase = loss.phases(generator, critic, g_updates=stage, regulariser=regulariser)
-        phases: list[Phase] = [d_phase, g_phase]
+        later = None
         if self.finetune_nimg:
             propagated = {id(p) for name in stage for p in groups[name].params}
             body = [p for p in generator.parameters() if id(p) not in propagated]
             body = [p for p in body if not self._is_propagation(generator, p)]
             groups["body"] = Group(body, self.lr_finetune)
-            tuned = tuple(n for n in (*stage, "body") if n not in ("scores", "prior"))
-            _, second = loss.phases(generator, critic, g_updates=tuned, regulariser=regulariser)
-            phases = [d_phase, _window(g_phase, 0, self.finetune_nimg), _window(second, self.finetune_nimg, None)]
+            later = (self.finetune_nimg, tuple(n for n in (*stage, "body") if n not in ("scores", "prior")))
+        phases = loss.phases(generator, critic, g_updates=stage, regulariser=regulariser, later=later)
         lambda_r, lambda_s = self._weights(generator)
         notes = (
             f"class parameters: {self.parametrisation} combinations of {source.generator.num_classes} old classes",
@@ -323,7 +321,3 @@ def _tables(generator: nn.Module) -> list[nn.Module]:
 
 def _residuals(generator: nn.Module) -> list[nn.Parameter]:
     return [table.parametrizations.weight.original for table in _tables(generator)]
-
-
-def _window(phase: Phase, start: int, stop: int | None) -> Phase:
-    return replace(phase, start_nimg=start, stop_nimg=stop)

@@ -170,6 +170,9 @@ class MineGAN:
         if not self.finetune:
             return copy.deepcopy(source.generator)
         classes = source.generator.num_base_classes
+        if classes != source.generator.num_classes:
+            raise ModelError(f"this source has {source.generator.num_classes - classes} classes from adapters, which "
+                             "fine-tuning would drop; add --no-finetune, or start from its base model")
         with seeded(self.init_seed), weights_follow():
             return source.generator.with_classes(classes, torch.eye(max(classes, 1)))
 
@@ -225,16 +228,15 @@ class MineGAN:
         extras: dict[str, nn.Module] = {"critic": critic}
         fakes: Any = generator
         if len(sources) > 1:
-            extras["selector"] = fakes = Supersample(generator, critic, self.p_update, self.p_half_life_nimg)
-        d_phase, mining = loss.phases(fakes, critic, g_updates=("M",))
-        if len(sources) > 1:
-            d_phase = with_shares(d_phase, generator)
-        phases = [d_phase, mining]
+            extras["selector"] = fakes = Supersample(
+                generator, critic, self.p_update, self.p_half_life_nimg, loss.order == "generator")
+        later = None
         if self.finetune:
             groups["G"] = Group(_tuned(generator), self.lr_g)
-            _, tuning = loss.phases(fakes, critic, g_updates=("M", "G"))
-            phases = [d_phase, replace(mining, stop_nimg=self.mining_nimg),
-                      replace(tuning, start_nimg=self.mining_nimg)]
+            later = (self.mining_nimg, ("M", "G"))
+        phases = loss.phases(fakes, critic, g_updates=("M",), later=later)
+        if len(sources) > 1:
+            phases = [with_shares(phase, generator) if phase.name == "D" else phase for phase in phases]
         number = next(i for i, source in enumerate(sources, 1) if source is origin)
         notes = [f"{len(generator.miners)} miner(s) before {len(sources)} source(s), newly initialised "
                  f"({self.variant}, {self.miner_init})", *_conditions(generator),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -484,6 +484,11 @@ class BigGAN:
     """The architecture's entry points for `gantransfer.sources`."""
 
     config_class = BigGANConfig
+    # BigGAN, section 3 and appendix C (batch 2048 in all processes together).
+    published: ClassVar[dict[str, Any]] = {
+        "batch_size": 2048, "lr_g": 5e-5, "lr_d": 2e-4, "class_lr_scale_g": 1.0, "class_lr_scale_d": 1.0,
+        "beta2": 0.999, "d_steps": 2, "r1_gamma": 0.0, "augment": "", "ema_decay": 0.9999,
+    }
     # Settings that stand for others in pre-training, see `expand`.
     shorthand = {"g_ch": "base width of G: widths are the official table's multiples of it (default: 64)",
                  "d_ch": "the same for D"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -117,11 +117,14 @@ class GPGANConfig:
         if not 1 <= self.general <= groups:
             raise ModelError(f"general part G{self.general} is not possible: this generator has G1 to G{groups} (the "
                              "image layer is the first group)")
-        side, factor = self.junction_side, 2**self.style_blocks
+        side, factor = self.junction_side(self.general), 2**self.style_blocks
         if side % factor:
+            fitting = [f"G{m}" for m in range(1, groups + 1) if self.junction_side(m) % factor == 0]
+            most = (side & -side).bit_length() - 1
             raise ModelError(f"a style head of {self.style_blocks} blocks does not fit above G{self.general} at "
                              f"{self.resolution} px: its features have {side} places a side, which {factor} does not "
-                             "divide; take a smaller general part or fewer style blocks")
+                             f"divide; with so many blocks {', '.join(fitting) or 'no general part'} would fit, and "
+                             f"above G{self.general} " + (f"at most {most}" if most else "none do"))
 
     @property
     def layout(self) -> Layout:
@@ -157,12 +160,12 @@ class GPGANConfig:
         """Index of the first group that G has: 0, or with a style head the general part's first."""
         return len(self.layout.g) - self.general if self.general else 0
 
-    @property
-    def junction_side(self) -> int:
-        """Side of the features that the general part takes up."""
-        groups, at = len(self.layout.g) - 1, self.first_group
-        if at == groups:
+    def junction_side(self, general: int) -> int:
+        """Side of the features that a general part of so many groups takes up."""
+        groups = len(self.layout.g)
+        if general == 1:
             return self.resolution
+        at = groups - general
         return self.first_side * 2 ** (at if self.layout.outer else max(at - 1, 0))
 
     @property
@@ -241,8 +244,9 @@ class Generator(ConfiguredGenerator, _Groups):
         first = config.first_group
         if config.general:
             self.specific = StyleHead(
-                config.z_dim, config.embed_dim if config.num_classes else 0, widths[first], config.junction_side,
-                config.style_blocks, config.style_dim, config.mapping_layers, config.scaled_norm, config.clamp,
+                config.z_dim, config.embed_dim if config.num_classes else 0, widths[first],
+                config.junction_side(config.general), config.style_blocks, config.style_dim, config.mapping_layers,
+                config.scaled_norm, config.clamp,
             )
         else:
             self.fc = nn.Linear(config.z_dim + config.embed_dim, widths[0] * config.first_side**2)
@@ -262,6 +266,10 @@ class Generator(ConfiguredGenerator, _Groups):
     def style_sites(self) -> int:
         """Places where a style enters; 0 without a style head."""
         return self.specific.sites if self.config.general else 0
+
+    def noise(self, key: Tensor) -> list[Tensor]:
+        """Noise maps for `forward`, drawn by the rows of `key` [N, any] (generators with a style head only)."""
+        return self.specific.noise(key)
 
     def condition(self, y: Tensor | ClassMixture | None, n: int) -> Tensor:
         """Label vectors [n, embed_dim] of integer labels [n], float embeddings [n, embed_dim], a `ClassMixture`, or
@@ -453,6 +461,12 @@ class GPGAN:
     config_class = GPGANConfig
     # What published critics were trained with; R1 in the gamma/2 convention (the code's 10 has no 1/2).
     trained_with = {"loss": "non-saturating", "r1_gamma": 20.0}
+    # The published code's settings of pre-training (ImageNet, 128 px); the limited-data paper names none.
+    published: ClassVar[dict[str, Any]] = {
+        "batch_size": 128, "optimizer": "rmsprop", "lr_g": 1e-4, "lr_d": 1e-4, "class_lr_scale_g": 1.0,
+        "class_lr_scale_d": 1.0, "d_steps": 1, "r1_every": 1, "augment": "", "image_noise": 1 / 128, "mirror": True,
+        "ema_decay": 0.999, "ema_start": 1,
+    }
     # Settings that stand for others in pre-training, see `expand`.
     shorthand = {"width": "base width of both networks (default: 64)"}
     build_generator = staticmethod(build_generator)

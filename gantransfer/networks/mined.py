@@ -80,6 +80,14 @@ class Miner(nn.Module):
         return z, ClassMixture(condition.softmax(1)) if self.config.condition == "mixture" else condition
 
 
+def _drawn(source: nn.Module, z: Tensor, condition: Tensor | ClassMixture | None, u: Tensor) -> Tensor:
+    """Images of `source`. A style head's noise is seeded by u: mined z are numbers whose last digits depend on the
+    batch, and the same u is to give the same image in every one."""
+    if getattr(source, "style_sites", 0):
+        return source(z, condition, noise=source.noise(u))
+    return source(z, condition)
+
+
 def _perceptron(config: MinerConfig, out: int) -> nn.Sequential:
     sizes = [config.u_dim, *[config.width] * (config.depth - 1), out]
     layers: list[nn.Module] = []
@@ -165,6 +173,11 @@ class Mined(ConfiguredGenerator):
         """Entries at z's end that pick and draw nothing: 1 with several sources, else 0."""
         return int(len(self.sources) > 1)
 
+    @property
+    def unaveraged(self) -> tuple[str, ...]:
+        """Buffers that are averages already, and that no average over weights shall delay."""
+        return ("p",) if self.picks else ()
+
     # ---- drawing -------------------------------------------------------------------------------------
 
     def forward(
@@ -182,8 +195,9 @@ class Mined(ConfiguredGenerator):
 
     def from_miner(self, number: int, u: Tensor) -> Tensor:
         """Images of one miner and its source, G_i(M_i(u))."""
-        z, condition = self.miners[number](u[:, self.starts[number] :])
-        return self.sources[number if self.picks else 0](z, condition)
+        own = u[:, self.starts[number] :]
+        z, condition = self.miners[number](own)
+        return _drawn(self.sources[number if self.picks else 0], z, condition, own)
 
     def pick(self, u: Tensor) -> Tensor:
         """int64 [N]: a source for each row of u, with probabilities `p`: where the normal distribution function of u's
@@ -215,9 +229,9 @@ class Mined(ConfiguredGenerator):
                 z = z.index_put((rows,), found)
                 mined.append((rows, condition))
         if not source.num_classes:
-            return source(z)
+            return _drawn(source, z, None, u)
         labels = y.where(y < old, 0)
-        return source(z, _together(source, labels, mined) if mined else labels)
+        return _drawn(source, z, _together(source, labels, mined) if mined else labels, u)
 
     # ---- identity, extension -------------------------------------------------------------------------
 
