@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import make_source, same, write_images
 
 import gantransfer as gt
-from gantransfer import api
+from gantransfer import api, runs
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, Interrupted, ModelError, UsageError
 from gantransfer.weights import read_tensors
@@ -183,6 +183,27 @@ def test_a_plan_writes_nothing(source: Path, folder: Path, tmp_path: Path, monke
     assert (found["method"]["lr"], found["train"]["steps"], found["images"]) == (0.1, 7, 84)
     assert found["trained_parameters"].keys() == {"D", "classes", "noise"} and found["plan"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_the_run_never_reaches_is_said(source: Path, folder: Path) -> None:
+    found = api.plan(source, folder, "minegan", steps=3, batch_size=4, mining_nimg=12)["plan"]
+    assert [note for note in found if note.startswith("never begun")] == [
+        "never begun: phase G of M, G: it begins at 12 images and the run shows 12 (3 iterations of 4); give more "
+        "steps, or a shorter stage before it"]
+    found = api.plan(source, folder, "minegan", steps=4, batch_size=4, mining_nimg=12)["plan"]
+    assert not [note for note in found if note.startswith("never begun")]
+
+
+def test_pre_training_as_published(folder: Path, tmp_path: Path) -> None:
+    small = {"z_dim": 8, "embed_dim": 4, "width": 4}
+    run = gt.pretrain(folder, tmp_path / "run", arch="gp_gan", network=small, published=True, evaluate=False, steps=1,
+                      batch_size=4, lr_g=2e-4)
+    config = runs.read_config(run.path)
+    assert config["train"] | {"optimizer": "rmsprop", "image_noise": 1 / 128, "mirror": True, "batch_size": 4,
+                              "ema_decay": 0.999} == config["train"]
+    assert (config["loss"]["kind"], config["loss"]["r1_gamma"], config["loss"]["r1_every"]) == (
+        "non-saturating", 20.0, 1)
+    assert (config["method"]["lr_g"], config["method"]["lr_d"], config["method"]["class_lr_scale_g"]) == (2e-4, 1e-4, 1)
 
 
 @pytest.mark.parametrize("method", ["scratch", "transfergan", "freezed", "bsa"])

@@ -34,6 +34,11 @@ def test_flags_in_both_spellings_and_over_a_config(tmp_path: Path) -> None:
     }
 
 
+def test_lists_of_numbers_know_ranges() -> None:
+    words = ["m", "--augment-to", "3", "--style-groups", "2,5-7"]
+    assert parse(BY_NAME["sample"], words)["style_groups"] == [2, 5, 6, 7]
+
+
 @pytest.mark.parametrize(("words", "value"), [
     (["--residuals"], True), (["--residuals", "false"], False), (["--residuals=no"], False),
     (["--no-residuals"], False), (["--no_residuals"], False),
@@ -72,6 +77,9 @@ def test_a_switch_does_not_swallow_the_argument_after_it() -> None:
     ("sample a --single --interpolate A,B", "cannot go together"),
     ("sample a --truncation 2", "at most 1"),
     ("sample a --out b.jpg", ".png"),
+    ("sample a --mix-styles 0:1 --seed 3", "--seed 3 has no meaning beside --mix-styles"),
+    ("sample a --augment-to 3 -n 3", "-n 3 has no meaning beside --augment-to"),
+    ("sample a --augment-to 3 --style-groups 6-5", "is '6-5'; give a whole number"),
     ("evaluate a --data b --metrics fid", "metric 'fid' not found"),
     ("compare --source s --data d --out o", "needs --methods"),
     ("compare --source s --data d --out o --methods bsa --fields bsa.lrr=3", "did you mean 'lr'"),

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import NETWORKS, UNLABELLED, assemble, make_data, make_source, moved, snapshot, write_images
+from tiny import NETWORKS, UNLABELLED, adapter_of, assemble, make_data, make_source, moved, snapshot, write_images
 from torch import Tensor, nn
 
+import gantransfer as gt
 from gantransfer import api
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, GanTransferError, ModelError, UsageError
@@ -113,6 +114,14 @@ def test_mining_moves_no_weight_and_no_buffer_of_the_generator(number: int, tmp_
     trainer._iteration()  # released
     assert {k for k in moved(start, generator) if k.startswith("sources.") and k.endswith(".weight")}
     assert {k for k in moved(start, generator) if k.endswith(("u0", "stored_mean"))}
+
+
+def test_fine_tuning_refuses_classes_of_adapters(tmp_path: Path) -> None:
+    gan, data = make_source("tables"), make_data(tmp_path / "images")
+    extended = gt.extend(gan, adapter_of(tmp_path, gan, data, data.classes[:2]))
+    with pytest.raises(ModelError, match="2 classes from adapters, which fine-tuning would drop; add --no-finetune"):
+        MineGAN().reshape([extended], TARGET)
+    MineGAN(finetune=False).reshape([extended], TARGET)
 
 
 def test_the_generator_can_be_updated_first(tmp_path: Path) -> None:

@@ -81,6 +81,19 @@ def test_plans_of_adafm_s_studies(file: Path) -> None:
         api.check_fit(gan, variant.method, method_fields(variant))
 
 
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("transfergan_*.yaml")), ids=lambda file: file.stem)
+def test_plans_of_transfergan_s_studies(file: Path) -> None:
+    plan = comparison(parse(BY_NAME["compare"], [str(file)]))
+    plan.check()
+    labels = "" if file.stem != "transfergan_conditional" else "-unconditional"
+    for task in plan.tasks:
+        kind = f"wgan_gp{labels}" if "wgan-gp" in task.source else labels.lstrip("-") or "tables"
+        gan = make_source(kind)
+        for variant in plan.variants:
+            if variant.runs_on(task.name):
+                api.check_fit(gan, variant.method, method_fields(variant))
+
+
 def test_table_1_is_the_papers() -> None:
     plan = plan_of("cgantransfer-cifar100")
     means = {row: sum(of.values()) / 6 for row, of in plan.expected.items()}

@@ -11,6 +11,7 @@ from tiny import make_source
 
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.methods.adafm import AdaFM
+from gantransfer.methods.minegan import MineGAN
 from gantransfer.modulation import fold
 from gantransfer.plan import Target
 from gantransfer.sampling import draw_latents, to_uint8
@@ -78,6 +79,10 @@ def test_images_for_training(gan: GAN) -> None:
     assert alike(one.image, style_mix(gan, [one.source], [one.destination],
                                       class_name=one.label if gan.generator.num_classes else None)[0, 0])
     assert not np.array_equal(next(style_augment(gan, 1, seed=2)).image, found[0].image)
+    short = list(style_augment(gan, 3, seed=1, classes=[classes - 1], truncation=0.3))
+    assert [m.label for m in short] == [classes - 1] * 3 and not alike(short[0].image, few[0].image)
+    with pytest.raises(UsageError, match="class 'nope' is not one of this model's"):
+        next(style_augment(gan, 1, classes=["nope"]))
 
 
 def test_what_cannot_be_mixed(gan: GAN, tmp_path: Path) -> None:
@@ -96,6 +101,18 @@ def test_what_cannot_be_mixed(gan: GAN, tmp_path: Path) -> None:
         style_picture(make_source(), tmp_path / "x.png")
     style_picture(gan, tmp_path / "x.png")
     assert (tmp_path / "x.png").is_file()
+
+
+def test_noise_belongs_to_the_latent_behind_a_miner_too(gan: GAN) -> None:
+    """Mined latents are numbers whose last digits depend on the batch; the noise must not."""
+    method = MineGAN(per_class=bool(gan.generator.num_classes), finetune=False)
+    source = GAN(gan.generator, make_source("gp_gan").discriminator, arch="gp_gan", classes=gan.classes)
+    mined = method.reshape([source], Target(10, ("x",) if gan.generator.num_classes else (), 32, 1)).eval()
+    u = draw_latents(64, mined.z_dim, 0)
+    y = torch.full((64,), mined.num_classes - 1) if mined.num_classes else None
+    with torch.no_grad():
+        alone = torch.cat([mined(u[i : i + 1], None if y is None else y[:1]) for i in range(4)])
+        torch.testing.assert_close(mined(u, y)[:4], alone, atol=1e-4, rtol=0)
 
 
 def test_noise_belongs_to_the_latent(gan: GAN) -> None:
