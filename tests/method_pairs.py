@@ -23,6 +23,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "official-buffers": {"buffers": "official"},
         "matching": {"match_nimg": 4, "match_weight": 1.0},
     },
+    "bsa-published": {
+        "filters": {"form": "filters", "perceptual": "none"},
+        "no-first-layer": {"first_layer": False, "latents": "normal", "init": "random_source", "prior": ""},
+        "code": {"init": "first", "perceptual": "glyph-cnn", "normalised_l1": True, "prior": "normal:0.4"},
+    },
     "cgantransfer": {
         "linear": {"parametrisation": "linear", "lr_scores": 1e-4},
         "softmax": {"parametrisation": "softmax"},
@@ -109,6 +114,7 @@ REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
        if n.startswith("gp_gan")},
     **{Pair("adafm", n): (ModelError, f"architecture '{NETWORKS[n].get('arch', 'biggan')}' cannot take a style head")
        for n in NETWORKS if not n.startswith("gp_gan")},
+    Pair("bsa-published", "wgan_gp-concat"): (ModelError, "takes labels beside the latent"),
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
     Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
 }
