@@ -51,9 +51,8 @@ from gantransfer.extension import (
     seeded,
     source_rows,
 )
-from gantransfer.filter_modulation import filter_modulations, filters, modulate
+from gantransfer.filter_modulation import filter_modulations, filters, is_normed, modulate
 from gantransfer.latents import given_latents
-from gantransfer.layers import SpectralNorm
 from gantransfer.perceptual import Perceptual
 from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -198,7 +197,7 @@ class PublishedBSA:
         first = _first_layer(generator)
         if self.form == "layers" and self.first_layer and first is not None:
             scales.append(first.parametrizations.bias.original)
-            if not isinstance(first, SpectralNorm):
+            if not is_normed(first):
                 groups["linear"] = Group([first.parametrizations.weight.original], self.lr_linear, **rest)
         groups["scales"] = Group(scales, self.lr, **rest)
         classes = class_parameters(generator) if generator.num_classes else []  # tables with a scale are none any more
