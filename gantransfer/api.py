@@ -267,6 +267,8 @@ def measure_of(
 def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any],
            training: Training, measure: dict[str, Any]) -> runs.Job:
     """Everything a run is made from; `sources`: names of its sources, in order."""
+    if training.eval_nimg is None and getattr(methods[method], "slow_to_sample", False):
+        training = replace(training, eval_nimg=0)  # at the start and at the end
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, _seeded(fields, method, training)))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()

@@ -57,6 +57,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "cond-concat-scratch": {"conditioning": "concat", "generator": "scratch"},
         "no-classes-concat": {"conditioning": "none", "beta2": 0.9},
     },
+    "dgn-am": {"no-background": {"background": False, "objective": "log-probability", "clip": 0.0}},
+    "ppgn": {
+        "noisy": {"train_noise": 0.1, "noise": 0.0},
+        "dae": {"prior": "dae", "train_noise": 0.5},
+        "gaussian": {"prior": "gaussian"},
+    },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
     "freezeg": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 3}},
     "l2sp": {"both": {"weight_d": 10.0}, "none": {"weight_g": 0.0}},
@@ -84,6 +90,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Iterative sampling, which needs labels whatever the source has: a few updates and narrow networks are enough here.
+QUICK: dict[str, dict[str, Any]] = {m: {"iterations": 3, "classifier_width": 4} for m in ("dgn-am", "ppgn")}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -96,11 +105,11 @@ class Pair:
 
     @property
     def fields(self) -> dict[str, Any]:
-        return VARIANTS[self.method][self.variant] if self.variant else {}
+        return {**QUICK.get(self.method, {}), **(VARIANTS[self.method][self.variant] if self.variant else {})}
 
     @property
     def labelled(self) -> bool:
-        return self.network not in UNLABELLED or "conditioning" in self.fields
+        return self.network not in UNLABELLED or "conditioning" in self.fields or self.method in QUICK
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.method, self.variant, self.network)))
