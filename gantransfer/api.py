@@ -309,7 +309,7 @@ def _train_here(
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
-        snapshot=lambda generator, step: class_grid(generator, folder / "samples" / f"step-{step:06d}.png"),
+        snapshot=_snapshots(job, folder),
         released=lambda generator, step: released_grid(generator, folder / "samples"),
         report=report_event,
     )
@@ -338,6 +338,17 @@ def _train_here(
     trainer.run()
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)
+
+
+def _snapshots(job: runs.Job, folder: Path) -> Callable[[Any, int], None]:
+    """Writes a picture of samples; between start and end none of a method that is slow to sample."""
+    slow = getattr(methods[job.method], "slow_to_sample", False)
+
+    def picture(generator: Any, step: int) -> None:
+        if not slow or step in (0, job.schedule.steps):
+            class_grid(generator, folder / "samples" / f"step-{step:06d}.png")
+
+    return picture
 
 
 def _reporter(job: runs.Job, folder: Path, progress: Progress | None, closing: ExitStack) -> Progress:

@@ -46,7 +46,7 @@ class Steering:
 
     choices: ClassVar[Choices] = {}
     name: ClassVar[str] = ""
-    slow_to_sample: ClassVar[bool] = True  # a run measures its start and its end alone unless told otherwise
+    slow_to_sample: ClassVar[bool] = True  # a run looks at its start and its end alone unless told otherwise
     reads_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -154,3 +154,80 @@ def test_the_latent_prior_is_freezeds_too(shared: Path) -> None:
     (gradient,) = torch.autograd.grad(value, z)
     torch.testing.assert_close(value.detach(), found["emd.value"].squeeze(), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(gradient, found["emd.grad_z"], atol=1e-6, rtol=1e-6)
+
+
+# ---- parts and edges -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["tables", "hierarchical", "gp_gan", "wgan_gp", "wgan_gp-unconditional"])
+def test_scales_and_shifts_act_on_the_outputs_of_layers(network: str) -> None:
+    """gamma 2 and beta 1 on the first layer: its output is doubled and shifted, whatever kind of layer it is."""
+    gan = make_source(network)
+    classes = ("a", "b") if gan.generator.num_classes else ()
+    method, target = make_method("bsa-published", {"prior": ""}), Target(4, classes, 32, 1)
+    generator = method.reshape([gan], target)
+    method.plan(generator, [gan], target, AdversarialLoss())
+    first = next(getattr(generator, n) for n in ("linear", "input", "fc") if hasattr(generator, n)).eval()
+    x = torch.randn(3, first.in_features)
+    with torch.no_grad():
+        before = first(x)
+        change = first.parametrizations.bias[0]
+        change.gamma.fill_(2.0)
+        change.beta.fill_(1.0)
+        torch.testing.assert_close(first(x), 2 * before + 1, atol=1e-4, rtol=1e-4)
+        if not list(generator.norms()):
+            return
+        norm = next(norm for _, norm in generator.norms())
+        gain, bias = (norm.gain.weight, norm.bias.weight) if classes else (norm.gain, norm.bias)
+        scale, shift = gain + bool(classes), bias.clone()
+        owner = (norm.bias.parametrizations.weight if classes else norm.parametrizations.bias)[0]
+        owner.gamma.fill_(3.0)
+        owner.beta.fill_(0.5)
+        gain, bias = (norm.gain.weight, norm.bias.weight) if classes else (norm.gain, norm.bias)
+        torch.testing.assert_close(gain + bool(classes), 3 * scale)
+        torch.testing.assert_close(bias, 3 * shift + 0.5)
+
+
+def test_a_run_reconstructs_its_images_and_keeps_its_prior(tmp_path: Path) -> None:
+    gan, data = make_source(), make_data(tmp_path / "images")
+    fields = {"first_layer": False, "perceptual": "none", "prior": "truncated:0.4", "latents": "normal"}
+    parts = assemble(tmp_path / "run", gan, data, "bsa-published", fields, steps=12, eval_nimg=0)
+    trainer = parts.trainer
+    assert trainer.extras["latents"].weight.shape == (15, 8)
+    trainer.run()
+    lines = [float(line.split('"R/difference": ')[1].split(",")[0])
+             for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
+    assert lines[-1] < 0.98 * lines[0]
+    best = fold(trainer.ema.module)
+    save_adapter(tmp_path / "adapter", best, gan, "tiny", parts.method, "bsa-published", parts.target)
+    merged = api.merge(gan, tmp_path / "adapter")
+    assert merged.config["sampling_prior"] == "truncated:0.4"
+    again = GAN.from_pretrained(merged.save_pretrained(tmp_path / "model"))
+    assert (again.sample(3, seed=1) == merged.sample(3, seed=1)).all()
+    extended = api.extend(gan, tmp_path / "adapter")
+    z, y = latents(gan, 8)
+    with torch.no_grad():
+        assert torch.equal(extended.generator(z, y), gan.generator(z, y))
+
+
+def test_rates_fall_in_stages(tmp_path: Path) -> None:
+    fields = {"decay": 0.5, "decay_steps": 2, "perceptual": "none"}
+    parts = assemble(tmp_path / "run", make_source(), make_data(tmp_path / "images"), "bsa-published", fields)
+    rates = []
+    for step in range(5):
+        parts.trainer.progress.step = step
+        parts.trainer._set_rates()
+        rates.append(parts.trainer.optimizers["scales"].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.03, 0.03, 0.015, 0.015, 0.0075])
+
+
+@pytest.mark.parametrize(("fields", "error", "message"), [
+    ({"form": "layer"}, UsageError, "did you mean 'layers'"),
+    ({"perceptual": "vgg"}, UsageError, "perceptual 'vgg' does not exist; did you mean 'vgg16'"),
+    ({"prior": "uniform:1"}, ModelError, "sampling prior 'uniform:1' does not exist"),
+])
+def test_wrong_fields(fields: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        target = Target(4, ("a",), 32, 1)
+        method = make_method("bsa-published", fields)
+        method.plan(method.reshape([make_source()], target), [make_source()], target, AdversarialLoss())
