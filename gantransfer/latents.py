@@ -54,8 +54,9 @@ def latent_prior(text: str) -> nn.Module:
     except ValueError:
         scale = math.nan
     if kind not in KINDS or not 0 < scale < math.inf:
-        raise ModelError(f"sampling prior '{text}' does not exist; give {' or '.join(f'{k}:SCALE' for k in KINDS)} with "
-                         "a positive scale, for example truncated:0.5, or nothing for the standard normal")
+        kinds = " or ".join(f"{known}:SCALE" for known in KINDS)
+        raise ModelError(f"sampling prior '{text}' does not exist; give {kinds} with a positive scale, for example "
+                         "truncated:0.5, or nothing for the standard normal")
     return NarrowNormal(kind, scale)
 
 

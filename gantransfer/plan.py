@@ -58,8 +58,8 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share one optimiser for the whole run; `betas` are Adam's. The rate is multiplied by `decay` every
-    `decay_steps` iterations (0: never)."""
+    """Parameters that share one optimiser for the whole run; `betas` are Adam's. The rate is multiplied by `decay`
+    every `decay_steps` iterations (0: never)."""
 
     params: Sequence[nn.Parameter]
     lr: float

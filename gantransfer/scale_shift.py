@@ -1,8 +1,8 @@
 """A scale and a shift after a layer, gamma y + beta, as parametrisations of the tensors that make y.
 
-Noguchi and Harada, "Image Generation From Small Datasets via Batch Statistics Adaptation", ICCV 2019, section 3. A norm
-layer's y = g x + b becomes (gamma g) x + (gamma b + beta), a convolution's or linear layer's the same with its weight in
-place of g; `gantransfer.modulation.fold` makes plain tensors of them. All start as the identity.
+Noguchi and Harada, "Image Generation From Small Datasets via Batch Statistics Adaptation", ICCV 2019, section 3. A
+norm layer's y = g x + b becomes (gamma g) x + (gamma b + beta), a convolution's or linear layer's the same with its
+weight in place of g; `gantransfer.modulation.fold` makes plain tensors of them. All start as the identity.
 """
 
 from __future__ import annotations

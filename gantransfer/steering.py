@@ -35,7 +35,7 @@ class Steering:
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
-    iterations: int = 50
+    iterations: int = 40
     prior_step: float = 0.02
     class_step: float = 0.2
     classifier: str = ""
@@ -63,13 +63,13 @@ class Steering:
         """A copy of the source's generator behind a fresh classifier and prior."""
         source = one_source(sources, self.name)
         if not target.num_classes:
-            raise UsageError(f"method '{self.name}' draws classes and the target has none; pass --class-name NAME for a "
-                             "flat folder")
+            raise UsageError(f"method '{self.name}' draws classes and the target has none; pass --class-name NAME for "
+                             "a flat folder")
         if target.num_classes == 1 and not self.background:
             raise UsageError("a classifier of one class has nothing to tell apart; leave background on")
         if hasattr(source.generator, "classifier"):
-            raise ModelError("a model that samples iteratively is no source for another adaptation; give the source that "
-                             "it steers")
+            raise ModelError("a model that samples iteratively is no source for another adaptation; give the source "
+                             "that it steers")
         with seeded(self.init_seed):
             return architectures["steered"].around(
                 copy.deepcopy(source.generator), source.config["arch"], num_classes=target.num_classes,

@@ -1,8 +1,8 @@
 """VGG-16's convolutions up to conv4_3, for perceptual losses; weights come from a file, none are shipped.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015. Tensor names and
-shapes are those of torchvision's published state dict (``vgg16-397923af.pth``): ``features.N.weight`` with N counting
-activations and poolings too, whose classifier layers are in the file and not used.
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015. Tensor names
+and shapes are those of torchvision's published state dict (``vgg16-397923af.pth``): ``features.N.weight`` with N
+counting activations and poolings too, whose classifier layers are in the file and not used.
 """
 
 from __future__ import annotations

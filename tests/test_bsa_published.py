@@ -109,7 +109,7 @@ def test_images_and_samples_are_the_published_ones(golden: Golden) -> None:
     z = golden.state["z"][io["perm"].long()] + io["z_eps"]
     with torch.no_grad(), given_latents(golden.eval()):
         torch.testing.assert_close(golden.generator(z, y[:2]), io["x"], atol=2e-5, rtol=0)
-        for name, param in golden.names.items():  # the samples were drawn after the step, of which W's 1e-7 is not stored
+        for name, param in golden.names.items():  # samples were drawn after the step; W's 1e-7 is not stored
             param.copy_(golden.after[f"after.{name}"].view_as(param))
         drawn = golden.generator(io["z_random_tmp"], y[:1])
         torch.testing.assert_close(drawn, io["x_random_tmp"], atol=5e-4, rtol=0)

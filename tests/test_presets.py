@@ -31,8 +31,8 @@ def plan_of(name: str) -> Any:
 def test_all_are_known() -> None:
     assert preset_names() == [
         "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "bsa-adversarial", "bsa-published",
-        "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100", "cgantransfer-places", "minegan-few",
-        "minegan-places", "transfergan-bedrooms", "transfergan-lsun10"]
+        "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100", "cgantransfer-places",
+        "minegan-few", "minegan-places", "transfergan-bedrooms", "transfergan-lsun10"]
 
 
 @pytest.mark.parametrize("name", preset_names())

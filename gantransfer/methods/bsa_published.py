@@ -25,8 +25,8 @@ Differs from both:
 * BigGAN: the paper's modulation matrices act on one learned class vector; their product is a row of a table here, which
   `extend` can add (with ``first_layer=False``), and the maps of noise chunks train beside it. The penalty is SNGAN's.
 * A first layer with spectral norm keeps its weight (at a rate of 1e-7 it hardly moves there).
-* Perceptual features are the source critic's unless a VGG file is given: activations near 1 where the published network's
-  are near 100, so their weight is 0.1. The published VGG means are BGR on RGB images; here they fit the weights.
+* Perceptual features are the source critic's unless a VGG file is given: activations near 1 where the published
+  network's are near 100, so their weight is 0.1. The code subtracts BGR means from RGB images; here they fit.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ class PublishedBSA:
         first_layer: the linear layer has a scale and a shift too; without it `extend` can add the classes.
         latents: start at "zero" or at "normal" draws.
         prior: of samples, see `gantransfer.latents`; "" is the standard normal distribution.
-        lr: Adam rate (betas 0.9 and 0.999) of scales, shifts and the first layer's bias. lr_z: Adam rate of the latents.
-            lr_linear: Adam rate of the first layer's weight. lr_classes: Adam rate of class vectors, and of maps of noise.
+        lr: Adam rate (betas 0.9 and 0.999) of scales, shifts and the first layer's bias. lr_z: Adam rate of the
+            latents. lr_linear: Adam rate of the first layer's weight. lr_classes: Adam rate of class vectors, and of
+            maps of noise.
         decay, decay_steps: what all rates are multiplied by, every so many iterations.
         perceptual: "critic", "glyph-cnn", "vgg16:FILE" or "none". perceptual_weight: for each layer; None: 0.001 with
             vgg16, else 0.1.
@@ -126,8 +127,8 @@ class PublishedBSA:
         generator = self._with_classes(source, target.num_classes)
         generator.set_sampling_prior(self.prior)
         if target.num_classes > 1 and not _takes_up_classes(generator):
-            raise ModelError("method 'bsa-published' learns classes in norm layers or a label embedding and this source "
-                             "takes labels beside the latent; use transfergan, or one run for each class")
+            raise ModelError("method 'bsa-published' learns classes in norm layers or a label embedding and this "
+                             "source takes labels beside the latent; use transfergan, or one run for each class")
         head = {id(m) for m in generator.head.modules()}
         convolutions = [layer for _, layer in filters(generator) if id(layer) not in head]
         if self.form == "filters":

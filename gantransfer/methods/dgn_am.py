@@ -1,7 +1,7 @@
 """DGN-AM: codes of a frozen generator are moved until a classifier's unit is as active as it gets.
 
 Paper: Nguyen, Dosovitskiy, Yosinski, Brox, Clune, "Synthesizing the preferred inputs for neurons in neural networks via
-deep generator networks", NIPS 2016. h* = argmax_h phi_y(G(h)) - lambda |h|^2 (section 2), phi_y the classifier's output
+deep generator networks", NIPS 2016. h* = argmax_h phi_y(G(h)) - lambda |h|^2, phi_y the classifier's output
 for the class before the softmax, by gradient ascent from a random code, entries limited to a few standard deviations.
 In the notation of its successor (see method ppgn): e1 is the decay, e2 the step along the gradient, e3 = 0.
 
@@ -12,8 +12,8 @@ Differs from the original:
 * The generator is a GAN's and its code the latent (and a mix of the source's classes, see
   `gantransfer.networks.steered`), not the features fc6 of a network trained to invert them.
 * The classifier knows the target's classes and, as the papers' know a thousand others, a class for everything that the
-  source draws by itself (``background``). Without it the ascent finds images that fool it: on cyrillic10, 1 to 6 % of
-  samples were recognised instead of 29 to 44 %.
+  source draws by itself (``background``). Without it the ascent finds images that fool it: in four settings on
+  cyrillic10, 1 to 6 % of 80 samples were recognised by ``glyph-cnn``, with it 29 to 44 %.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Iterative sampling: a trained generator whose codes a classifier of other classes pulls, as an architecture of its own.
+"""Iterative sampling: a trained generator whose codes a classifier of other classes pulls, as its own architecture.
 
-Nguyen et al., "Synthesizing the preferred inputs for neurons in neural networks via deep generator networks" (DGN-AM),
-NIPS 2016, and "Plug & Play Generative Networks" (PPGN), CVPR 2017. A code h, drawn as the generator's latents are, moves
+Nguyen et al., "Synthesizing the preferred inputs for neurons in neural networks via deep generator networks", NIPS 2016
+(DGN-AM), and "Plug & Play Generative Networks" (PPGN), CVPR 2017. A code h, drawn as the generator's latents are, moves
 for a number of iterations by
 
     h <- h + e1 (R(h) - h) + e2 d log p(class | G(h)) / dh + e3 n,   n standard normal          (PPGN, eq. 5)
 
-and the image is G(h) of the last. R is the prior's denoiser; R(h) - h is, up to a factor, the gradient of the log density
-of codes. For standard normal ones that is -h, exactly (``gaussian``: DGN-AM's decay); ``dae`` is a perceptron on codes
-(PPGN-h), ``joint`` goes through the image, R(h) = E(G(h)) (Joint PPGN-h).
+and the image is G(h) of the last. R is the prior's denoiser; R(h) - h is, up to a factor, the gradient of the log
+density of codes. For standard normal ones that is -h, exactly (``gaussian``: DGN-AM's decay); ``dae`` is a perceptron
+on codes (PPGN-h), ``joint`` goes through the image, R(h) = E(G(h)) (Joint PPGN-h).
 
 The source is any other architecture. One with classes is met at its `ClassMixture`: the code is [z, c], and mixing
 weights are 1/N + (c - mean c) / sqrt(N) for its N classes. With c standard normal, a class row then has exactly the
@@ -56,7 +56,7 @@ class SteeredConfig:
     background: bool = True
     prior: str = "gaussian"
     objective: str = "log-probability"
-    iterations: int = 50
+    iterations: int = 40
     prior_step: float = 0.02
     class_step: float = 0.2
     noise: float = 0.0
@@ -145,8 +145,8 @@ class Steered(ConfiguredGenerator):
     # ---- drawing -------------------------------------------------------------------------------------
 
     def codes(self, u: Tensor, y: Tensor) -> Tensor:
-        """The codes [N, z_dim] that u [N, z_dim] have become after all iterations, for classes y [N]. An image's noise is
-        drawn from its u, so that the same latent gives the same image in every batch."""
+        """The codes [N, z_dim] that u [N, z_dim] have become after all iterations, for classes y [N]. An image's noise
+        is drawn from its u, so that the same latent gives the same image in every batch."""
         noise = self._noise(u) if self.config.noise else None
         with torch.inference_mode(False), still(self):
             h, y = u.detach().clone(), y.clone()
@@ -167,11 +167,11 @@ class Steered(ConfiguredGenerator):
         if y is None and self.num_classes == 1:
             y = torch.zeros(len(u), dtype=torch.int64, device=u.device)
         if not isinstance(y, Tensor) or y.is_floating_point():
-            raise ModelError(f"this model draws {self.num_classes} classes, towards which a classifier pulls: pass int64 "
-                             "labels [N]")
+            raise ModelError(f"this model draws {self.num_classes} classes, towards which a classifier pulls: pass "
+                             "int64 labels [N]")
         if y.device.type == "cpu" and y.numel() and int(y.max()) >= self.num_classes:
-            raise ModelError(f"this model has {self.num_classes} classes and was asked for class {int(y.max())}; labels "
-                             "count from 0")
+            raise ModelError(f"this model has {self.num_classes} classes and was asked for class {int(y.max())}; "
+                             "labels count from 0")
         with torch.no_grad():
             return self.image(self.codes(u, y))
 
@@ -191,8 +191,8 @@ class Steered(ConfiguredGenerator):
         return None
 
     def with_classes(self, classes: int, rows: Tensor | None) -> nn.Module:
-        raise ModelError("a model that samples iteratively is no source for another adaptation; give the source that it "
-                         "steers")
+        raise ModelError("a model that samples iteratively is no source for another adaptation; give the source that "
+                         "it steers")
 
     def fresh(self, classes: int) -> nn.Module:
         return self.with_classes(classes, None)
