@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -133,9 +132,9 @@ class Steered(ConfiguredGenerator):
         """The code after one update, without gradient; `noise`: n [N, z_dim], or None for none."""
         config = self.config
         with torch.enable_grad():
-            h = h.detach().requires_grad_(True)
-            images = self.image(h)
-            (towards_class,) = torch.autograd.grad(self.objective(images, y).sum(), h)
+            shift = torch.zeros_like(h, requires_grad=True)
+            images = self.image(h.detach() + shift)
+            (towards_class,) = torch.autograd.grad(self.objective(images, y).sum(), shift)
         with torch.no_grad():
             moved = h + config.prior_step * (self.denoised(h, images) - h) + config.class_step * towards_class
             if noise is not None:
@@ -148,7 +147,7 @@ class Steered(ConfiguredGenerator):
         """The codes [N, z_dim] that u [N, z_dim] have become after all iterations, for classes y [N]. An image's noise
         is drawn from its u, so that the same latent gives the same image in every batch."""
         noise = self._noise(u) if self.config.noise else None
-        with torch.inference_mode(False), still(self):
+        with torch.inference_mode(False):
             h, y = u.detach().clone(), y.clone()
             for i in range(self.config.iterations):
                 h = self.step(h, y, None if noise is None else noise[:, i])
@@ -196,19 +195,6 @@ class Steered(ConfiguredGenerator):
 
     def fresh(self, classes: int) -> nn.Module:
         return self.with_classes(classes, None)
-
-
-@contextmanager
-def still(module: nn.Module) -> Iterator[None]:
-    """Inside, no parameter of `module` takes a gradient (so that kernels of frozen weights are computed once)."""
-    moving = [param for param in module.parameters() if param.requires_grad]
-    for param in moving:
-        param.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for param in moving:
-            param.requires_grad_(True)
 
 
 def reconstruction(generator: Steered, h: Tensor, noise: float, rng: torch.Generator) -> dict[str, Tensor]:
