@@ -23,10 +23,16 @@ Differs from both:
 * Several classes: gamma and beta of norm layers are one row per class; the first layer's are shared. A generator
   without norms (GP-GAN) has them after its 3x3 convolutions, shared, and a label embedding that trains.
 * BigGAN: the paper's modulation matrices act on one learned class vector; their product is a row of a table here, which
-  `extend` can add (with ``first_layer=False``), and the maps of noise chunks train beside it. The penalty is SNGAN's.
+  `extend` can add (with ``first_layer=False``; the extended model draws from the whole normal distribution, so sample
+  it with a truncation), and the maps of noise chunks train beside it. The penalty is SNGAN's.
 * A first layer with spectral norm keeps its weight (at a rate of 1e-7 it hardly moves there).
 * Perceptual features are the source critic's unless a VGG file is given: activations near 1 where the published
   network's are near 100, so their weight is 0.1. The code subtracts BGR means from RGB images; here they fit.
+* The weights are those for 25 images of 128 px. On cyrillic10 (1,000 images of 32 px, one seed, 500 samples) the
+  prior's holds latents away from their images: Frechet distance 44 after 600 iterations, and 24 after 500 with
+  ``prior_weight=0.001`` and ``prior="truncated:1"``.
+
+Leave mirroring off: a latent is fitted to one picture.
 """
 
 from __future__ import annotations
