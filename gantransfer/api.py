@@ -272,6 +272,8 @@ def measure_of(
 def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fields: dict[str, Any],
            training: Training, measure: dict[str, Any]) -> runs.Job:
     """Everything a run is made from; `sources`: names of its sources, in order."""
+    if training.eval_nimg is None and getattr(methods[method], "slow_to_sample", False):
+        training = replace(training, eval_nimg=0)  # at the start and at the end
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, _seeded(fields, method, training)))
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
@@ -312,7 +314,7 @@ def _train_here(
     evaluator = Evaluator(images, job.measure) if job.measure.get("features") else None
     hooks = Hooks(
         evaluate=evaluator.select if evaluator else None,
-        snapshot=lambda generator, step: class_grid(generator, folder / "samples" / f"step-{step:06d}.png"),
+        snapshot=_snapshots(job, folder),
         released=lambda generator, step: released_grid(generator, folder / "samples"),
         report=report_event,
     )
@@ -343,6 +345,17 @@ def _train_here(
     trainer.run()
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)
+
+
+def _snapshots(job: runs.Job, folder: Path) -> Callable[[Any, int], None]:
+    """Writes a picture of samples; between start and end none of a method that is slow to sample."""
+    slow = getattr(methods[job.method], "slow_to_sample", False)
+
+    def picture(generator: Any, step: int) -> None:
+        if not slow or step in (0, job.schedule.steps):
+            class_grid(generator, folder / "samples" / f"step-{step:06d}.png")
+
+    return picture
 
 
 def _reporter(job: runs.Job, folder: Path, progress: Progress | None, closing: ExitStack) -> Progress:

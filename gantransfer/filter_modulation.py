@@ -104,11 +104,16 @@ def filters(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
             yield name, part
 
 
+def is_normed(layer: nn.Module) -> bool:
+    """Whether `layer` divides its weight by sigma; layers that were modulated once and folded do no more."""
+    return isinstance(layer, SpectralNorm) and hasattr(layer, "u0")
+
+
 def modulate(convolution: nn.Conv2d, modulation: str | WeightModulation) -> WeightModulation:
     """Give `convolution` a modulation, or a `FilterModulation` of this kind, in place; returns it."""
     if isinstance(modulation, str):
         modulation = FilterModulation(modulation, convolution.weight.detach())
-    if isinstance(convolution, SpectralNorm):
+    if is_normed(convolution):
         convolution.modulation = modulation
     else:
         parametrize.register_parametrization(convolution, "weight", modulation)
@@ -129,6 +134,6 @@ def filter_modulations(module: nn.Module) -> list[tuple[str, nn.Conv2d, WeightMo
 
 def bare_weight(convolution: nn.Conv2d) -> Tensor:
     """What a modulated convolution's modulation acts on: the frozen filters, over sigma where they are normed."""
-    if isinstance(convolution, SpectralNorm):
+    if is_normed(convolution):
         return convolution.unmodulated()
     return convolution.parametrizations.weight.original

@@ -188,6 +188,8 @@ def fold(module: nn.Module, filters: bool = True) -> nn.Module:
 
 
 def _modulates_filters(part: nn.Module) -> bool:
+    if isinstance(part, SpectralNorm) and part.modulation is not None:
+        return True
     return parametrize.is_parametrized(part, "weight") and isinstance(part.parametrizations.weight[0], WeightModulation)
 
 

@@ -58,12 +58,15 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share one optimiser for the whole run; `betas` are Adam's."""
+    """Parameters that share one optimiser for the whole run; `betas` are Adam's. The rate is multiplied by `decay`
+    every `decay_steps` iterations (0: never)."""
 
     params: Sequence[nn.Parameter]
     lr: float
     betas: tuple[float, float] = (0.0, 0.999)
     eps: float = 1e-8
+    decay: float = 1.0
+    decay_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gantransfer.latents import latent_prior
 from gantransfer.layers import weights_follow
 from gantransfer.norm import RoutedNorm
 
@@ -32,6 +33,11 @@ class ConfiguredGenerator(nn.Module):
     def num_base_classes(self) -> int:
         """Classes without those of adapters added by `ExtendableGenerator.extended`."""
         return self.config.num_classes - sum(getattr(self.config, "extensions", ()))
+
+    def set_sampling_prior(self, text: str) -> None:
+        """Draw latents from what `text` says, see `gantransfer.latents.latent_prior`, from now on."""
+        self.prior = latent_prior(text)
+        self.config = replace(self.config, sampling_prior=text)
 
 
 class ExtendableGenerator(ConfiguredGenerator):

@@ -191,7 +191,8 @@ class Trainer:
         span = self.schedule.lr_decay * self.schedule.steps
         factor = self.progress.lr_scale * (min(1.0, left / span) if span else 1.0)
         for name, group in self.plan.groups.items():
-            self.optimizers[name].param_groups[0]["lr"] = group.lr * factor
+            stages = self.progress.step // group.decay_steps if group.decay_steps else 0
+            self.optimizers[name].param_groups[0]["lr"] = group.lr * factor * group.decay**stages
 
     # ---- the run -------------------------------------------------------------------------------------
 

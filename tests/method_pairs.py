@@ -23,6 +23,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "official-buffers": {"buffers": "official"},
         "matching": {"match_nimg": 4, "match_weight": 1.0},
     },
+    "bsa-published": {
+        "filters": {"form": "filters", "perceptual": "none"},
+        "no-first-layer": {"first_layer": False, "latents": "normal", "init": "random_source", "prior": ""},
+        "code": {"init": "first", "perceptual": "glyph-cnn", "normalised_l1": True, "prior": "normal:0.4"},
+    },
     "cgantransfer": {
         "plain": {"match_steps": 0},
         "linear": {"match_steps": 0, "parametrisation": "linear", "lr_scores": 1e-4},
@@ -53,6 +58,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "cond-concat-scratch": {"conditioning": "concat", "generator": "scratch"},
         "no-classes-concat": {"conditioning": "none", "beta2": 0.9},
     },
+    "dgn-am": {"no-background": {"background": False, "objective": "log-probability", "clip": 0.0}},
+    "ppgn": {
+        "noisy": {"train_noise": 0.1, "noise": 0.0},
+        "dae": {"prior": "dae", "train_noise": 0.5},
+        "gaussian": {"prior": "gaussian"},
+    },
     "freezed": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 4}},
     "freezeg": {"none": {"frozen_blocks": 0}, "all": {"frozen_blocks": 3}},
     "l2sp": {"both": {"weight_d": 10.0}, "none": {"weight_g": 0.0}},
@@ -80,6 +91,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Iterative sampling, which needs labels whatever the source has: a few updates and narrow networks are enough here.
+QUICK: dict[str, dict[str, Any]] = {m: {"iterations": 3, "classifier_width": 4} for m in ("dgn-am", "ppgn")}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -92,11 +106,11 @@ class Pair:
 
     @property
     def fields(self) -> dict[str, Any]:
-        return VARIANTS[self.method][self.variant] if self.variant else {}
+        return {**QUICK.get(self.method, {}), **(VARIANTS[self.method][self.variant] if self.variant else {})}
 
     @property
     def labelled(self) -> bool:
-        return self.network not in UNLABELLED or "conditioning" in self.fields
+        return self.network not in UNLABELLED or "conditioning" in self.fields or self.method in QUICK
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.method, self.variant, self.network)))
@@ -110,6 +124,7 @@ REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
        if n.startswith("gp_gan")},
     **{Pair("adafm", n): (ModelError, f"architecture '{NETWORKS[n].get('arch', 'biggan')}' cannot take a style head")
        for n in NETWORKS if not n.startswith("gp_gan")},
+    Pair("bsa-published", "wgan_gp-concat"): (ModelError, "takes labels beside the latent"),
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
     Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
 }

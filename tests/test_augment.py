@@ -129,3 +129,35 @@ def test_means_survive_colour_changes() -> None:
     torch.testing.assert_close(augment.contrast(x, u).mean((1, 2, 3)), x.mean((1, 2, 3)))
     torch.testing.assert_close(augment.saturation(x, u).mean(1), x.mean(1))
     torch.testing.assert_close(augment.brightness(x, u) - x, (u - 0.5).view(-1, 1, 1, 1).expand_as(x))
+
+
+@pytest.mark.parametrize("policy", ["translation", "cutout", "translation,cutout"])
+def test_augmentations_do_not_leak(policy: str) -> None:
+    """A generator that may shift its picture or cut parts out of it, against a critic that sees everything augmented
+    by the policy, in every image: it learns the whole picture in its place."""
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 1, 16, 16)
+    picture[:, :, 4:12, 5:11] = 1
+    holes = [picture.clone() for _ in range(4)]
+    for hole, (top, left) in zip(holes, ((4, 5), (8, 5), (4, 8), (8, 8)), strict=True):
+        hole[:, :, top : top + 4, left : left + 3] = 0
+    shifts = [picture.roll(by, (2, 3)) for by in ((2, 0), (-2, 0), (0, 2), (0, -2))]
+    choices = torch.cat([picture, *shifts, *holes])
+    augment, draws = diff_augment(policy), rng()
+    shares, critic = torch.zeros(len(choices), requires_grad=True), torch.nn.Linear(256, 1)
+    optimizers = [torch.optim.Adam([shares], lr=0.05), torch.optim.Adam(critic.parameters(), lr=0.003)]
+
+    def judged(batch: Tensor) -> Tensor:
+        return critic(augment(batch, draws).flatten(1))
+
+    for _ in range(250):
+        fakes = choices[torch.multinomial(shares.softmax(0).detach(), 64, replacement=True, generator=draws)]
+        loss = torch.relu(1 + judged(fakes)).mean() + torch.relu(1 - judged(picture.expand(64, -1, -1, -1))).mean()
+        optimizers[1].zero_grad()
+        loss.backward()
+        optimizers[1].step()
+        scores = judged(choices.repeat_interleave(32, 0)).view(len(choices), 32).mean(1).detach()
+        optimizers[0].zero_grad()
+        (-(shares.softmax(0) * scores).sum()).backward()
+        optimizers[0].step()
+    assert float(shares.softmax(0)[0].detach()) > 0.9

@@ -24,15 +24,18 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "settings": (
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
     "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment", "ada",
-               "supersamples", "routing"}, {"plan"}),
+               "supersamples", "routing", "scale_shift", "latents",
+               "classifier"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
-    "features": ({"features", "glyph_cnn", "random_conv", "inception"}, {"registry", "weights", "shipped"}),
-    "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead", "routing"}),
+    "features": ({"features", "glyph_cnn", "random_conv", "inception", "vgg", "perceptual"},
+                 {"registry", "weights", "shipped"}),
+    "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead", "routing", "latents",
+                               "classifier"}),
     "sources": ({"sources", "dialects", "gp_gan_dialects", "wgan_gp_dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
-    "methods": ({"methods", "extension", "fine_tuning"}, {
+    "methods": ({"methods", "extension", "fine_tuning", "steering"}, {
         "plan", "losses", "matching", "modulation", "filter_modulation", "layers", "norm", "registry",
-        "supersamples"}),
+        "supersamples", "scale_shift", "latents", "perceptual", "augment", "weights"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"},
                  {"settings", "images", "augment", "modulation", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),

@@ -136,3 +136,19 @@ def test_what_trains_and_what_is_refused(tmp_path: Path) -> None:
         gan = make_source("gp_gan" if method == "scaleshift" else "tables")
         with pytest.raises(error, match=message):
             assemble(tmp_path / method, gan, data, method, fields)
+
+
+@pytest.mark.parametrize("network", ["tables", "hierarchical", "unconditional", "gp_gan", "wgan_gp", "wgan_gp-concat"])
+@pytest.mark.parametrize("frozen", [1, 3])
+def test_freezed_counts_blocks_from_the_image_in_every_architecture(network: str, frozen: int) -> None:
+    """As the published projection-SNGAN run: blocks 1 to L get no update, the others and both last layers do."""
+    gan, made = make_source(network), make_method("freezed", {"frozen_blocks": frozen})
+    target = Target(8, ("a", "b") if gan.generator.num_classes else (), 32, 1)
+    plan = made.plan(made.reshape([gan], target), [gan], target, AdversarialLoss())
+    critic = plan.extras["critic"]
+    trained = {id(p) for p in plan.groups["D"].params}
+    below = {id(p) for block in list(critic.blocks)[:frozen] for p in block.parameters()}
+    assert below and not below & trained
+    assert {id(p) for p in critic.parameters()} - below == trained
+    first = next(m for m in critic.modules() if isinstance(m, nn.Conv2d))
+    assert first.in_channels == 1 and id(first.weight) in below  # the image's end

@@ -15,6 +15,7 @@ from gantransfer.cli.comparing import comparison
 from gantransfer.cli.parsing import parse
 from gantransfer.cli.verbs import BY_NAME
 from gantransfer.compare.plan import method_fields
+from gantransfer.registry import methods
 from gantransfer.shipped import preset_names
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -29,9 +30,9 @@ def plan_of(name: str) -> Any:
 
 def test_all_are_known() -> None:
     assert preset_names() == [
-        "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "cgantransfer-ablation", "cgantransfer-animalface",
-        "cgantransfer-cifar100", "cgantransfer-places", "minegan-few", "minegan-places", "transfergan-bedrooms",
-        "transfergan-lsun10"]
+        "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "bsa-adversarial", "bsa-published",
+        "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100", "cgantransfer-places",
+        "minegan-few", "minegan-places", "transfergan-bedrooms", "transfergan-lsun10"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -41,7 +42,7 @@ def test_every_row_fits_its_source_and_has_published_figures_for_real_cells(name
     gan = make_source(NETWORK.get(name, "hierarchical"))
     for variant in plan.variants:
         api.check_fit(gan, variant.method, method_fields(variant))
-    assert plan.title and plan.about and (plan.expected or name == "adafm-25")
+    assert plan.title and plan.about and (plan.expected or name in ("adafm-25", "bsa-published"))
     for label, figures in plan.expected.items():
         assert label in [variant.label for variant in plan.variants]
         assert set(figures) <= {task.name for task in plan.tasks}
@@ -92,6 +93,16 @@ def test_plans_of_transfergan_s_studies(file: Path) -> None:
         for variant in plan.variants:
             if variant.runs_on(task.name):
                 api.check_fit(gan, variant.method, method_fields(variant))
+
+
+def test_the_plan_of_all_baselines_names_every_method() -> None:
+    plan = comparison(parse(BY_NAME["compare"], [str(BENCHMARKS / "baselines.yaml")]))
+    plan.check()
+    gan = make_source()  # as glyph80-32: a class table per layer
+    for variant in plan.variants:
+        api.check_fit(gan, variant.method, method_fields(variant))
+    assert {variant.method for variant in plan.variants} == set(methods)
+    assert len(plan.cells()) == 3 * len(plan.variants)
 
 
 def test_table_1_is_the_papers() -> None:

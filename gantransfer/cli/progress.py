@@ -89,6 +89,9 @@ class Lines:
 
 
 def _losses(event: Event) -> str:
+    if not any(k.startswith(("D/", "G/")) for k in event):  # no game: the first term of every phase
+        terms = {k.partition("/")[0]: f"{k.partition('/')[2]} {v:.3g}" for k, v in reversed(event.items()) if "/" in k}
+        return " ".join(reversed(terms.values()))
     d = sum(v for k, v in event.items() if k.startswith("D/") and "logits" not in k)
     g = sum(v for k, v in event.items() if k.startswith("G/") and "logits" not in k)
     return f"D {d:.2f} G {g:+.2f}"

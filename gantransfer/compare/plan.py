@@ -196,9 +196,10 @@ def tasks_of(
 
 def with_rhythm(cell: Cell, steps: int, shown: int) -> Cell:
     """`cell` with its number of iterations, each of `shown` images, and evaluated every `EVAL_EVERY` of them unless its
-    settings say otherwise."""
+    settings say otherwise (at the start and the end alone where the method is slow to sample)."""
     given = {key: value for key, value in cell.call.items() if value is not None}
-    call = {"eval_nimg": EVAL_EVERY * shown, "steps": steps, **given}
+    slow = getattr(methods[cell.call["method"]], "slow_to_sample", False)
+    call = {"eval_nimg": 0 if slow else EVAL_EVERY * shown, "steps": steps, **given}
     return replace(cell, call=call, shown=shown)
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
+from gantransfer.latents import latent_prior
 from gantransfer.layers import SelfAttention, SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
 from gantransfer.norm import (
     BatchNorm,
@@ -80,6 +81,7 @@ class BigGANConfig:
         init: "ortho", "N02" or "xavier".
         extensions: class counts of the adapters added by `extend`, in order.
         plain_convolutions: names of G's convolutions without spectral norm, whose weights were modulated.
+        sampling_prior: what latents are drawn from, see `gantransfer.latents`; "" is standard normal.
     """
 
     resolution: int = 32
@@ -100,6 +102,7 @@ class BigGANConfig:
     init: str = "ortho"
     extensions: tuple[int, ...] = ()
     plain_convolutions: tuple[str, ...] = ()
+    sampling_prior: str = ""
 
     def __post_init__(self) -> None:
         if self.resolution not in G_TABLE:
@@ -193,7 +196,7 @@ class GeneratorBlock(nn.Module):
 class Generator(ExtendableGenerator):
     """BigGAN generator.
 
-    Seams: `prior` (identity on z), `blocks` in data-flow order, `class_norms()`, `head` (output layer).
+    Seams: `prior` (of z), `blocks` in data-flow order, `class_norms()`, `head` (output layer).
     """
 
     conditionings = ("bnorm",)  # ways in which a copy without classes can take some up
@@ -202,7 +205,7 @@ class Generator(ExtendableGenerator):
         super().__init__()
         self.config = config
         widths = config.g_widths
-        self.prior = nn.Identity()
+        self.prior = latent_prior(config.sampling_prior)
         self.shared: nn.Module | None = None
         if config.class_affine == "shared":
             rows = max(config.num_classes - sum(config.extensions), 1)
@@ -349,7 +352,7 @@ class Generator(ExtendableGenerator):
             for part, affine_module in (("gain", norm.gain), ("bias", norm.bias)):
                 for key in [k for k in state if k.startswith(f"{name}.{part}.")]:
                     del state[key]
-                state[f"{name}.{part}.weight"] = torch.zeros(classes, norm.channels)
+                state[f"{name}.{part}.weight"] = torch.zeros(max(classes, 1), norm.channels)
                 if config.hierarchical:
                     state[f"{name}.{part}.noise.weight"] = affine_module.noise_projection()
         target.load_state_dict(state)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
+from gantransfer.latents import latent_prior
 from gantransfer.layers import fold_upsampling
 from gantransfer.norm import ClassMixture
 from gantransfer.registry import register_architecture
@@ -73,6 +74,7 @@ class GPGANConfig:
             (G_m's m); 0 is no style head.
         style_blocks, style_dim, mapping_layers, scaled_norm, clamp: of the style head, see
             `gantransfer.stylehead.StyleHead`.
+        sampling_prior: what latents are drawn from, see `gantransfer.latents`; "" is standard normal.
     """
 
     variant: str = "resnet2"
@@ -92,6 +94,7 @@ class GPGANConfig:
     mapping_layers: int = 8
     scaled_norm: bool = False
     clamp: bool = False
+    sampling_prior: str = ""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -229,7 +232,7 @@ class _Groups(nn.Module):
 class Generator(ConfiguredGenerator, _Groups):
     """GP-GAN generator.
 
-    Seams: `prior` (identity on z), `blocks` in data-flow order (a style head's, then the groups of residual blocks),
+    Seams: `prior` (of z), `blocks` in data-flow order (a style head's, then the groups of residual blocks),
     `head` (the image layer).
     """
 
@@ -237,7 +240,7 @@ class Generator(ConfiguredGenerator, _Groups):
         super().__init__()
         self.config = config
         widths, layout = config.g_widths, config.layout
-        self.prior = nn.Identity()
+        self.prior = latent_prior(config.sampling_prior)
         # A style head without classes takes up no labels (the published code embeds one there and does not use it).
         labelled = not config.general or config.num_classes > 0
         self.embedding = nn.Embedding(config.rows, config.embed_dim) if labelled else None

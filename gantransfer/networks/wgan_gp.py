@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantransfer.errors import ModelError
+from gantransfer.latents import latent_prior
 from gantransfer.layers import fold_pooling, fold_upsampling
 from gantransfer.norm import BatchNorm, ClassBatchNorm, ClassMixture, ClassTable, Condition, RoutedNorm
 from gantransfer.registry import register_architecture
@@ -52,6 +53,7 @@ class WGANGPConfig:
         conditioning: how the generator takes up a class: "bnorm" or "concat".
         statistics: what batch norm uses in evaluation: "running" averages, or the "batch" as published.
         extensions: class counts of the adapters added by `extend`, in order.
+        sampling_prior: what latents are drawn from, see `gantransfer.latents`; "" is standard normal.
     """
 
     resolution: int = 64
@@ -62,6 +64,7 @@ class WGANGPConfig:
     conditioning: str = "bnorm"
     statistics: str = "running"
     extensions: tuple[int, ...] = ()
+    sampling_prior: str = ""
 
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"conditioning": CONDITIONINGS, "statistics": STATISTICS}
 
@@ -148,7 +151,7 @@ class GeneratorBlock(nn.Module):
 class Generator(ExtendableGenerator):
     """WGAN-GP generator.
 
-    Seams: `prior` (identity on z), `blocks` in data-flow order, `class_norms()` (none with "concat"), `head` (the last
+    Seams: `prior` (of z), `blocks` in data-flow order, `class_norms()` (none with "concat"), `head` (the last
     norm and the image layer).
     """
 
@@ -158,7 +161,7 @@ class Generator(ExtendableGenerator):
         super().__init__()
         self.config = config
         widths = config.g_widths
-        self.prior = nn.Identity()
+        self.prior = latent_prior(config.sampling_prior)
         self.input = _linear(config.z_dim + config.label_inputs, widths[0] * 16)
         pairs = zip(widths, widths[1:], strict=False)
         self.blocks = nn.ModuleList(GeneratorBlock(config, n_in, n_out) for n_in, n_out in pairs)
