@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import gantransfer.gp_gan_dialects
-import gantransfer.networks
-import gantransfer.wgan_gp_dialects  # noqa: F401  (all register on import)
+import gantransfer.networks  # noqa: F401  (registers the architectures)
 from gantransfer import dialects
 from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.layers import weights_follow
@@ -315,7 +313,7 @@ def convert(
     Args:
         dialect: "biggan-pytorch", "cgantransfer", "gan-stability", "adafm", "minegan" or "transfergan".
         generator, discriminator: ``.pth`` or ``.pt`` (read with ``weights_only=True``) or ``.safetensors`` files, or
-            ``.npz`` (transfergan, whose one file may hold both; `gantransfer.wgan_gp_dialects` says how to export). The
+            ``.npz`` (transfergan, whose one file may hold both; `gantransfer.dialects.wgan_gp` says how to export). The
             first may hold several networks: ``generator``, ``generator_test`` (its moving average) and
             ``discriminator``, which the second argument, where given, replaces. miner: the same, of the minegan
             dialect.
@@ -326,7 +324,7 @@ def convert(
         UsageError: unknown dialect, a miner too many or too few. ModelError: files that are unsafe, broken or of
             another network.
     """
-    read, settings = dialects.dialects[dialect], dialects.read_settings(config)
+    read, settings = dialects.registered[dialect], dialects.read_settings(config)
     if (miner is not None) != (dialect in dialects.WITH_MINER):
         raise UsageError(f"dialect '{dialect}' takes {'a' if miner is None else 'no'} miner's file; " +
                          ("give it with miner (--miner FILE)" if miner is None else "leave miner out"))

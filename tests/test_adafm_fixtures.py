@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from test_gp_gan_fixtures import Case, batch, check_gradients, close
 from torch import Tensor, nn
 
+from gantransfer.dialects.gp_gan import adafm_names
 from gantransfer.filter_modulation import filter_modulations
-from gantransfer.gp_gan_dialects import adafm_names
 from gantransfer.losses import AdversarialLoss, gradient_square_norm
 from gantransfer.methods.adafm import AdaFM
 from gantransfer.modulation import fold

@@ -71,7 +71,7 @@ def test_eval_mode(shared: Path, name: str) -> None:
 
 def translated(c: Case, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Official names -> ours: only the transfer layers differ."""
-    from gantransfer.dialects import _TRANSFER_KEY, official_keys
+    from gantransfer.dialects.biggan import _TRANSFER_KEY, official_keys
 
     new = {k: v for k, v in tensors.items() if _TRANSFER_KEY.fullmatch(k)}
     kept = {k: v for k, v in tensors.items() if k not in new}

@@ -12,7 +12,7 @@ from small_gans import KINDS, disturb, latents, small_gan
 from test_cgantransfer import FLAVOUR, M, N, params, planned, randomise, tables
 
 import gantransfer as gt
-from gantransfer.dialects import official_keys
+from gantransfer.dialects.biggan import official_keys
 from gantransfer.errors import UsageError
 from gantransfer.losses import AdversarialLoss
 from gantransfer.methods.cgantransfer import OFFICIAL, CGANTransfer

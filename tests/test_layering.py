@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
                  {"registry", "weights", "shipped"}),
     "networks": ({"networks"}, {"layers", "norm", "registry", "stylehead", "routing", "latents",
                                "classifier"}),
-    "sources": ({"sources", "dialects", "gp_gan_dialects", "wgan_gp_dialects", "sampling"},
+    "sources": ({"sources", "dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
     "methods": ({"methods", "extension", "fine_tuning", "steering"}, {
         "plan", "losses", "matching", "modulation", "filter_modulation", "layers", "norm", "registry",

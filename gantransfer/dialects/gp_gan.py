@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gantransfer.dialects import Converted, State, dialects, numbered, refuse_contradictions, setting
+from gantransfer.dialects.base import Converted, State, dialects, numbered, refuse_contradictions, setting
 from gantransfer.errors import ModelError
 from gantransfer.filter_modulation import filters, modulate
 from gantransfer.networks.gp_gan import VARIANTS, GPGANConfig, build_discriminator, build_generator

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gantransfer.dialects import Converted, State, dialects, numbered, refuse_contradictions, setting
+from gantransfer.dialects.base import Converted, State, dialects, numbered, refuse_contradictions, setting
 from gantransfer.errors import ModelError
 from gantransfer.layers import weights_follow
 from gantransfer.networks.wgan_gp import STATISTICS, WGANGPConfig, build_discriminator, build_generator

@@ -1,20 +1,19 @@
-"""Checkpoints of other code bases, read into gantransfer's networks.
+"""Checkpoints of BigGAN-PyTorch, cGANTransfer and MineGAN (its BigGAN form).
 
-A dialect is a function ``(generator tensors | None, discriminator tensors | None, settings) -> networks``. The
-architecture is inferred from tensor shapes; the config adds what shapes cannot tell (epsilons) and is checked
+The architecture is inferred from tensor shapes; the config adds what shapes cannot tell (epsilons) and is checked
 against them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from gantransfer.dialects.base import Converted, State, dialects, numbered, refuse_contradictions, setting
 from gantransfer.errors import ModelError
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import attach_official_propagation
@@ -27,31 +26,9 @@ from gantransfer.networks.biggan import (
     build_generator,
 )
 from gantransfer.networks.mined import MinedArchitecture, MinerConfig
-from gantransfer.registry import Registry
 from gantransfer.weights import load_strictly
 
-State = dict[str, Tensor]
 RESOLUTIONS = (32, 64, 128, 256)
-WITH_MINER = ("minegan",)  # dialects that take a miner's file too
-dialects = Registry("dialect")
-
-
-@dataclass(frozen=True)
-class Converted:
-    """Networks in eval mode, what was inferred, one line each, and the architecture's name."""
-
-    generator: nn.Module
-    discriminator: nn.Module | None
-    notes: tuple[str, ...]
-    arch: str = "biggan"
-
-
-def numbered(state: Mapping[str, Tensor], pattern: str) -> dict[int, Tensor]:
-    found = {}
-    for key, tensor in state.items():
-        if match := re.fullmatch(pattern, key):
-            found[int(match[1])] = tensor
-    return found
 
 
 def infer_biggan(g: State | None, d: State | None, settings: Mapping[str, Any]) -> BigGANConfig:
@@ -94,17 +71,6 @@ def _refuse_unsupported(settings: Mapping[str, Any]) -> None:
                              f"{', '.join(map(str, allowed))}")
 
 
-def setting(settings: Mapping[str, Any], name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
-    """A setting as a number or whole number, however the JSON spells it (ModelError if it is none)."""
-    if name not in settings:
-        return default
-    try:
-        return kind(settings[name])
-    except (TypeError, ValueError):
-        raise ModelError(f"config says {name} {settings[name]!r}, which is no "
-                         f"{'number' if kind is float else 'whole number'}; correct it or leave it out") from None
-
-
 def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, Any]]:
     """What official settings say, in our terms: field -> (official name, value). ``g_widths`` and ``d_widths``, which
     the official code has not, stand in for ``G_ch`` and ``D_ch`` where a model left the official tables."""
@@ -134,13 +100,6 @@ def _said(settings: Mapping[str, Any], resolution: int) -> dict[str, tuple[str, 
     elif "G_shared" in settings and not settings["G_shared"]:
         said["shared_dim"] = "G_shared", 0
     return said
-
-
-def refuse_contradictions(said: Mapping[str, tuple[str, Any]], found: Mapping[str, Any]) -> None:
-    for ours, (theirs, value) in said.items():
-        if ours in found and value != found[ours]:
-            raise ModelError(f"config says {theirs} {value} but the tensors have {found[ours]}; "
-                             "give the config that belongs to these files or none")
 
 
 def _infer_generator(g: State) -> dict[str, Any]:
@@ -329,15 +288,3 @@ def official_keys(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         else:
             renamed.append((f"{table}.{parts[layer]}.{what}", tensor))
     return renamed
-
-
-def read_settings(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """A config given as mapping, path of a JSON file, or None."""
-    from gantransfer.weights import read_json
-
-    if config is None:
-        return {}
-    return dict(config) if isinstance(config, Mapping) else read_json(config)
-
-
-Dialect = Callable[..., Converted]
