@@ -52,8 +52,13 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def in_unicode(name: str) -> str:
+    """`name` as every file and terminal takes it: bytes that are no UTF-8 as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class FolderFiles:
-    """Files below a folder; links to files and folders are followed, each folder once.
+    """Files below a folder; links to files and folders are followed, each folder once. Names are `in_unicode`.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -62,6 +67,7 @@ class FolderFiles:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.names, self.folders, self.ignored = [], [], 0
+        self._places: dict[str, str] = {}  # of names that are not the files' own
         seen: set[str] = set()
         for here, below, files in os.walk(self.root, followlinks=True, onerror=self._refuse):
             real = os.path.realpath(here)
@@ -72,10 +78,13 @@ class FolderFiles:
             below[:] = sorted(name for name in below if not _hidden(name))
             folder = Path(here).relative_to(self.root)
             if folder.parts:
-                self.folders.append(folder.as_posix())
+                self.folders.append(in_unicode(folder.as_posix()))
             for name in (name for name in files if not _hidden(name)):
                 if _is_image(name):
-                    self.names.append((folder / name).as_posix())
+                    place = (folder / name).as_posix()
+                    self.names.append(in_unicode(place))
+                    if self.names[-1] != place:
+                        self._places[self.names[-1]] = place
                 else:
                     self.ignored += name != ABOUT
         self.names.sort()
@@ -87,7 +96,7 @@ class FolderFiles:
         ) from error
 
     def read(self, name: str) -> bytes:
-        path = self.root / name
+        path = self.root / self._places.get(name, name)
         if not path.is_file():  # a pipe would block, a broken link is nothing
             raise OSError("not a regular file")
         if path.stat().st_size > MAX_FILE:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from gantransfer import shipped
 from gantransfer.decoding import first_line
 from gantransfer.errors import DataError, UsageError, did_you_mean
-from gantransfer.imagefiles import ABOUT, SPLIT_NAMES, Files, FolderFiles, HubFiles, ZipFiles
+from gantransfer.imagefiles import ABOUT, SPLIT_NAMES, Files, FolderFiles, HubFiles, ZipFiles, in_unicode
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Listing:
 
 
 def _nfc(name: str) -> str:
-    """One spelling of accented letters: some file systems store them decomposed."""
-    return unicodedata.normalize("NFC", name)
+    """One spelling of accented letters (some file systems store them decomposed), `in_unicode`."""
+    return unicodedata.normalize("NFC", in_unicode(name))
 
 
 def list_images(path: str | os.PathLike[str]) -> Listing:

@@ -240,7 +240,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     line at the end); empty if it is absent."""
     if not path.is_file():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [json.loads(line) for line in whole if line.strip()]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -119,7 +121,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> int:
     blob = save_safetensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blob)
+        replace_file(path, blob)
     return len(blob)
 
 
@@ -140,9 +142,25 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write UTF-8; OutputError if that is impossible."""
+    """Write UTF-8, bytes of paths that are none as backslash escapes, which JSON and YAML read back as they were;
+    OutputError if that is impossible."""
     with writing(path):
-        Path(path).write_text(text, encoding="utf-8")
+        replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+
+
+def replace_file(path: Path, blob: bytes) -> None:
+    """Write `path` whole or not at all, whatever dies meanwhile (OSError if that is impossible)."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as handle:
+            handle.write(blob)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def tensor_sha256(tensor: Tensor) -> str:

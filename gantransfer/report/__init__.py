@@ -51,7 +51,7 @@ def write_report(run_dir: Path) -> Path:
             break
     target, draft = run_dir / "report.html", run_dir / ".report.html.part"
     try:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
         os.replace(draft, target)
     except OSError as problem:
         with contextlib.suppress(OSError):

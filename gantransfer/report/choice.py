@@ -35,7 +35,7 @@ def write_choice(result: Mapping[str, Any], pictures: Mapping[str, Image.Image],
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_page(result, pictures), encoding="utf-8")
+        path.write_text(_page(result, pictures), encoding="utf-8", errors="backslashreplace")
     return path
 
 
