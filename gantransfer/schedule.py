@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -75,7 +75,8 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Where a run stands; stored in every checkpoint. `seconds` is training alone, `measuring_seconds` evaluations."""
+    """Where a run stands; stored in every checkpoint. `seconds` is training alone, `measuring_seconds` evaluations;
+    `watch` is what `gantransfer.alarms` remembers."""
 
     step: int = 0
     nimg: int = 0
@@ -85,6 +86,7 @@ class Progress:
     skipped_in_a_row: int = 0
     lr_scale: float = 1.0
     best: dict[str, Any] | None = None
+    watch: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from gantransfer.alarms import critic_alarms
 from gantransfer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
@@ -256,6 +257,7 @@ class Trainer:
         skipped = progress.skipped
         self.restore()
         self.progress.skipped, self.progress.skipped_in_a_row, self.progress.lr_scale = skipped, 0, 0.5
+        self._save()  # a run that is killed and taken up again goes back no second time
         self._report({"event": "rolled back", "step": self.progress.step})
         return True
 
@@ -292,6 +294,10 @@ class Trainer:
         line = {**self._place(), "images_per_second": round(rate, 1), **logs}
         if self.progress.skipped:
             line["skipped"] = self.progress.skipped
+        if self.progress.lr_scale < 1:
+            line["lr_scale"] = self.progress.lr_scale
+        if alarms := critic_alarms(self.progress.watch, logs):
+            line["alarms"] = alarms
         if self.rank == 0:
             append_line(self.out / "stats.jsonl", line)
         self._report({"event": "trained", **line})
