@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, is_plain
 from gantransfer.registry import architectures
-from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
+from gantransfer.sampling import channels_last, class_ids, draw_latents, generate, latent_chunks
 from gantransfer.weights import (
     load_strictly,
     read_json,
@@ -213,6 +213,17 @@ class GAN:
         z = draw_latents(n, self.generator.z_dim, seed, truncation, getattr(self.generator, "picks", 0))
         y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
         return channels_last(generate(self.generator, z, y, batch_size))
+
+    def stream(
+        self, n: int, classes: str | int | Sequence[str | int] | None = None, seed: int = 0, truncation: float = 1.0,
+        rows: int = 256,
+    ) -> Iterator[np.ndarray]:
+        """The images of `sample` in parts uint8 [`rows` or fewer, H, W, C]: any number of them in constant memory."""
+        start, generator = 0, self.generator
+        for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
+            y = class_ids(classes, self.classes, len(z), start) if generator.num_classes else None
+            yield channels_last(generate(generator, z, y, rows))
+            start += len(z)
 
     @torch.no_grad()
     def accumulate_standing_statistics(self, zs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
