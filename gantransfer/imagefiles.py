@@ -44,12 +44,17 @@ class Files(Protocol):
         ...
 
 
+def parts_of(name: str) -> list[str]:
+    """Folders and file name; what `PurePosixPath` says, a tenth of its time (a set may have a million names)."""
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any(part[0] == "." or part == "__MACOSX" for part in parts_of(name))
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def in_unicode(name: str) -> str:
@@ -125,11 +130,12 @@ class ZipFiles:
         plain = [info.filename for info in infos if not _hidden(info.filename)]
         names = sorted(name for name in plain if not name.endswith("/") and _is_image(name))
         folders = {name.rstrip("/") for name in plain if name.endswith("/")}
-        folders |= {str(parent) for name in names for parent in PurePosixPath(name).parents if parent.parts}
+        inner = {name.rpartition("/")[0] for name in names}
+        folders |= {str(up) for name in inner for up in (PurePosixPath(name), *PurePosixPath(name).parents) if up.parts}
         others = [name for name in plain if not name.endswith("/") and not _is_image(name)]
         self.ignored = sum(PurePosixPath(name).name != ABOUT for name in others)
-        tops = {PurePosixPath(name).parts[0] for name in names}
-        deep = all(len(PurePosixPath(name).parts) > 2 for name in names)
+        tops = {parts_of(name)[0] for name in names}
+        deep = all(len(parts_of(name)) > 2 for name in names)
         wrapped = len(tops) == 1 and deep and not tops & set(SPLIT_NAMES)
         self.prefix = f"{tops.pop()}/" if wrapped else ""
         self.names = [name.removeprefix(self.prefix) for name in names]
@@ -165,7 +171,7 @@ def _refusal(info: zipfile.ZipInfo, occurrences: int) -> str | None:
     name = info.orig_filename
     if name.startswith("/") or "\\" in name or name[1:2] == ":":
         return "absolute name or backslashes"
-    if ".." in PurePosixPath(name).parts:
+    if ".." in name.split("/"):
         return "'..' in the name"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a link"
