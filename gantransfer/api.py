@@ -125,6 +125,8 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
     config = runs.read_config(folder)
     job = runs.Job.from_config(config)
     if runs.finished(folder, job):
+        if not (folder / "report.html").is_file():  # killed between the two
+            report(folder)
         return load_run(folder)
     runs.refuse_incomplete(config)
     gans, images = job_sources(job, folder), ImageData(**job.data)

@@ -134,6 +134,8 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
         if diverged:
             result["diverged"] = diverged
             result["warnings"].insert(0, diverged)
+        with writing(folder / "report.html"):  # an earlier one: `resume` writes it where there is a result alone
+            (folder / "report.html").unlink(missing_ok=True)
         write_json(result, folder / "result.json")
         from gantransfer.report import write_report
 
