@@ -154,7 +154,7 @@ def _read_about(content: bytes | None, path: str) -> tuple[dict[str, list[str]],
         class_sets = {str(name): [_nfc(str(label)) for label in labels] for name, labels in sets.items()}
         pairs = about.get("labels")
         return class_sets, None if pairs is None else {str(name): str(label) for name, label in pairs}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{ABOUT} in '{path}' cannot be used ({first_line(error)}): it must be a JSON object with \"class_sets\": "
             "{name: [classes]}, or be removed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,19 @@ class Progress:
     lr_scale: float = 1.0
     best: dict[str, Any] | None = None
     watch: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self) -> Progress:
+        """Itself, if its values can be those of a run (ValueError)."""
+        counts = (self.step, self.nimg, self.skipped, self.skipped_in_a_row)
+        times = (self.seconds, self.measuring_seconds, self.lr_scale)
+        if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
+            raise ValueError("its counters are no whole numbers")
+        if not all(isinstance(t, (int, float)) and math.isfinite(t) and t >= 0 for t in times):
+            raise ValueError("its times are no numbers")
+        selection = 0.0 if self.best is None else self.best["selection"]
+        if not isinstance(selection, (int, float)) or not isinstance(self.watch, dict):
+            raise ValueError("its best evaluation is none")
+        return self
 
 
 @dataclass

@@ -129,7 +129,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """A JSON object; ModelError if it is missing or broken."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' cannot be read as JSON ({error}); restore it or export again") from None
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' holds no JSON object; restore it or export again")

@@ -19,14 +19,13 @@ from typing import Any
 from tiny import assemble, make_data, make_source, same, write_images
 
 import gantransfer as gt
-from gantransfer.checkpoint import load_checkpoint
+from gantransfer.checkpoint import load_checkpoint, save_checkpoint
 from gantransfer.errors import Interrupted, ModelError
 from gantransfer.weights import read_json
 from torture.children import end, prepare, run, start
 
 ENDLESS = 10**6  # steps
 EVERY = 3  # steps between checkpoints
-LONGEST = 0.4  # seconds that a process may train
 
 
 def torture(folder: Path, kills: int = 160, lives: int = 40, seed: int = 0) -> dict[str, Any]:
@@ -75,13 +74,14 @@ def _one_run(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     for name in ("warm", "killed"):
         (folder / name).mkdir()
     endless(folder / "warm", 2)  # imports what a run needs, once for all processes
+    pace = _pace(endless, folder / "warm")
     while_writing, lost, most = 0, [], 0.0
     for number in range(kills):
         before = _reached(out)
         pid = start(lambda: endless(out), log)
         if rng.random() < 0.9:  # the others die while they start
             _wait_for(lambda before=before: _reached(out) > before)
-        while_writing += _kill(pid, out, rng, rng.random() < 0.5)
+        while_writing += _kill(pid, out, rng, pace, rng.random() < 0.5)
         reached = max(_reached(out), before)
         try:
             step = load_checkpoint(out / "checkpoints")[1]["progress"]["step"]
@@ -95,7 +95,8 @@ def _one_run(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
         lost.append(reached - step)
         (out / "reached").write_text(str(step))
         most = max(most, lost[-1])
-    final = _reached(out) + 5
+    kept = _reached(out)
+    final = kept + 5
     assert run(lambda: endless(out, final), log) == 130, log.read_text()
     (folder / "straight").mkdir()
     assert run(lambda: endless(folder / "straight", final), log) == 130, log.read_text()
@@ -106,7 +107,7 @@ def _one_run(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
         (meta["progress"]["best"] or {}).pop("seconds", None)
     assert same(one, other) and mine == theirs, "the killed run is not the one that nobody killed"
     return {"kills": kills, "kills_while_writing": while_writing, "steps": final, "steps_between_checkpoints": EVERY,
-            "most_steps_lost": int(most), "equals_the_run_nobody_killed": True}
+            "most_steps_lost": int(most), "steps_kept_by_kills": kept, "equals_the_run_nobody_killed": True}
 
 
 def _reached(out: Path) -> int:
@@ -122,13 +123,24 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.0002)
 
 
-def _kill(pid: int, out: Path, rng: random.Random, in_a_write: bool) -> bool:
-    """Kill the child at a random moment, if asked a moment after it began to write a checkpoint; whether one was left
-    half written."""
-    time.sleep(rng.uniform(0, LONGEST))
+def _pace(endless: _Endless, out: Path) -> tuple[float, float]:
+    """Seconds from one checkpoint to the next, and of writing one, on this machine as busy as it is."""
+    began = time.perf_counter()
+    endless(out, 2 + 4 * EVERY)
+    interval = (time.perf_counter() - began) / 4
+    state, began = load_checkpoint(out / "checkpoints"), time.perf_counter()
+    for step in range(4):
+        save_checkpoint(out / "paced", step, *state)
+    return interval, (time.perf_counter() - began) / 4
+
+
+def _kill(pid: int, out: Path, rng: random.Random, pace: tuple[float, float], in_a_write: bool) -> bool:
+    """Kill the child at a random moment within two checkpoints, if asked while it writes the next; whether one was
+    left half written."""
+    time.sleep(rng.uniform(0, 2 * pace[0]))
     if in_a_write:
         _wait_for(lambda: any((out / "checkpoints").glob(".partial-*")))
-        time.sleep(rng.uniform(0, 0.004))
+        time.sleep(rng.uniform(0, pace[1] / 2))
     os.kill(pid, signal.SIGKILL)
     code = end(pid)
     assert code == -signal.SIGKILL, f"the run had ended before it was killed, with code {code}"
