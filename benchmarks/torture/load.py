@@ -1,7 +1,7 @@
-"""Load: many samples, many images measured, a data set of a million entries; each in a process of its own, whose peak of
-memory is read. ``python -m torture.load NAME COUNT FOLDER`` is one of them.
+"""Load: many samples, many images measured, a data set of a million entries.
 
-Memory is compared with that of a tenth of the load: what grows with the number of images must be a few bytes of each.
+Each is a process of its own, ``python -m torture.load NAME COUNT FOLDER``, whose peak of memory is read and compared
+with that of a tenth of the load: what grows with the number of images must be few bytes of each.
 """
 
 from __future__ import annotations
