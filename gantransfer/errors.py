@@ -61,6 +61,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut to 200 characters; its type where it has none."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
     """Turn the operating system's refusals into an `OutputError` that names `path`."""

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from gantransfer.decoding import first_line
-from gantransfer.errors import DataError
+from gantransfer.errors import DataError, first_line
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jfif .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from gantransfer import shipped
-from gantransfer.decoding import first_line
-from gantransfer.errors import DataError, UsageError, did_you_mean
+from gantransfer.errors import DataError, UsageError, did_you_mean, first_line
 from gantransfer.imagefiles import ABOUT, SPLIT_NAMES, Files, FolderFiles, HubFiles, ZipFiles, in_unicode, parts_of
 
 

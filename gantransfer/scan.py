@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantransfer.decoding import BadImage, decode, first_line, fit_image, probe
-from gantransfer.errors import DataError
+from gantransfer.decoding import BadImage, decode, fit_image, probe
+from gantransfer.errors import DataError, first_line
 from gantransfer.layout import Entry, Listing
 
 MEMORY_LIMIT = 1 << 30  # bytes of uint8 pixels held in memory; larger sets are decoded when asked for

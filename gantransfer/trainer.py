@@ -23,8 +23,7 @@ from gantransfer.alarms import critic_alarms
 from gantransfer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
-from gantransfer.decoding import first_line
-from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError, UsageError
+from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError, UsageError, first_line
 from gantransfer.interrupts import Wish
 from gantransfer.plan import Batch, Group, Phase, Plan
 from gantransfer.processes import Processes

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from gantransfer.errors import ModelError, writing
+from gantransfer.errors import ModelError, first_line, writing
 
 # Networks of one checkpoint file, as code bases call them; the first is the moving average.
 NETWORKS = ("generator_test", "generator", "discriminator")
@@ -74,9 +72,9 @@ def _arrays(blob: bytes, path: Path) -> dict[str, Tensor]:
         with np.load(io.BytesIO(blob), allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         found = {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array.dtype.kind in "fiu"}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"'{path}' is no whole .npz of plain arrays ({error}); export it again with numpy.savez"
-                         ) from None
+    except Exception as error:  # zipfile, zlib and numpy raise many types on broken input; all mean the same
+        raise ModelError(f"'{path}' is no whole .npz of plain arrays ({first_line(error)}); export it again with "
+                         "numpy.savez") from None
     if not found:
         raise ModelError(f"'{path}' holds no arrays of numbers; export the variables again with numpy.savez")
     return found
@@ -186,6 +184,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """``load_state_dict`` with every difference in one sentence (ModelError)."""
+    check_fit(module, tensors, what)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """That `tensors` are `module`'s by name and shape, every difference in one sentence (ModelError)."""
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
@@ -193,4 +197,3 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -
         parts = [f"{len(n)} {w} (first: {n[0]})" for w, n in
                  (("missing", missing), ("unexpected", extra), ("of another shape", sorted(wrong))) if n]
         raise ModelError(f"{what} does not fit its network: tensors " + ", ".join(parts) + "; check the config")
-    module.load_state_dict(dict(tensors))

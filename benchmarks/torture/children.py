@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-LIMIT_SECONDS = 120  # after which a child counts as hanging
+LIMIT_SECONDS = 1200  # after which a child counts as hanging
 
 
 def prepare() -> None:

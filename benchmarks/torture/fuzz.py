@@ -8,6 +8,7 @@ than `LARGEST` MB; it is left in FOLDER as ``crash-*``, ``timeout-*`` or ``oom-*
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import os
 import random
@@ -34,7 +35,8 @@ def torture(folder: Path, seconds: int = 40) -> dict[str, Any]:
                               env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
         finds = [p.name for p in place.iterdir() if p.name.startswith(("crash-", "timeout-", "oom-"))]
         tried = re.search(r"number_of_executed_units: (\d+)", done.stdout + done.stderr)
-        assert done.returncode == 0 and not finds and tried, (name, finds, (done.stdout + done.stderr)[-3000:])
+        first = base64.b64encode((place / finds[0]).read_bytes()[:2000]) if finds else b""
+        assert done.returncode == 0 and not finds and tried, (name, finds, first, (done.stdout + done.stderr)[-3000:])
         found[name] = int(tried[1])
     return {"faults": sum(found.values()), "survived": sum(found.values()), "engine": engine, "inputs": found,
             "seconds_each": seconds, "seconds": round(time.perf_counter() - began, 1)}
@@ -58,7 +60,7 @@ def mutated(seeds: list[bytes], rng: random.Random) -> bytes:
             content[place : place + length] = rng.choice((b"\0", b"\xff", b"9", b"-", b"[", b'"', b"null", b"1e999"))
         elif kind == 4:
             other = rng.choice(seeds)
-            start = rng.randrange(len(other))
+            start = rng.randrange(len(other) + 1)
             content[place : place + length] = other[start : start + length]
         else:
             content[place] ^= 1 << rng.randrange(8)

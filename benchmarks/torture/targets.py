@@ -40,6 +40,7 @@ class Targets:
 
     folder: Path
     by_name: dict[str, Callable[[bytes], None]] = field(init=False)
+    _seeds: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,8 @@ class Targets:
             runs.make_method(job.method, job.fields)
         except GanTransferError:
             pass
-        config.from_mapping(Training, flatten(found, path), "training")
+        flat, known = flatten(found, path), config.field_names(Training)
+        config.from_mapping(Training, {k: v for k, v in flat.items() if k in known}, "training").resolve(100, "adapt")
 
     def image(self, content: bytes) -> None:
         """One image file."""
@@ -144,7 +146,9 @@ class Targets:
 
     def seeds(self, name: str) -> list[bytes]:
         """Inputs that are read without error, and some known nasty ones."""
-        return getattr(self, f"_{name}_seeds")()
+        if name not in self._seeds:  # the files they come from are overwritten
+            self._seeds[name] = getattr(self, f"_{name}_seeds")()
+        return self._seeds[name]
 
     def _weights_seeds(self) -> list[bytes]:
         tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
