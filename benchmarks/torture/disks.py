@@ -51,8 +51,9 @@ def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], capture_output=True, check=True)
 
 
-def torture(folder: Path, sizes: int = 30, seed: int = 0) -> dict[str, Any]:
-    """Figures of runs on disks of `sizes` random sizes, of a disk that becomes read-only, and of other verbs."""
+def torture(folder: Path, sizes: int = 30, commands: int = 99, seed: int = 0) -> dict[str, Any]:
+    """Figures of runs on disks of `sizes` random sizes, of a disk that becomes read-only, and of so many other
+    `commands`."""
     if reason := refusal(folder):
         return {"skipped": reason}
     prepare()
@@ -60,7 +61,7 @@ def torture(folder: Path, sizes: int = 30, seed: int = 0) -> dict[str, Any]:
     parts = _Parts(folder)
     full = [_too_small(parts, number, rng) for number in range(sizes)]
     assert _read_only(parts), "the run did not notice that its disk had become read-only"
-    verbs = _verbs(parts)
+    verbs = _verbs(parts, commands)
     return {"faults": sizes + 1 + verbs, "survived": sizes + 1 + verbs, "disks_too_small": sizes,
             "disks_too_small_with_a_checkpoint": sum(full), "read_only": 1, "other_verbs": verbs,
             "seconds": round(time.perf_counter() - began, 1)}
@@ -125,8 +126,8 @@ def _read_only(parts: _Parts) -> bool:
     return True
 
 
-def _verbs(parts: _Parts) -> int:
-    """Everything else that writes, on a disk with 4 kB left."""
+def _verbs(parts: _Parts, most: int) -> int:
+    """Everything else that writes, on a disk with 4 kB left; how many commands were tried."""
     reference, place = parts.folder / "reference", parts.folder / "full"
     commands: list[list[Any]] = [
         ["sample", reference, "-n", "400", "--single", "--out", place / "many"],
@@ -138,6 +139,7 @@ def _verbs(parts: _Parts) -> int:
         ["study", "new", reference, reference, "--n", "5", "--out", place / "study.html"],
         ["report", place / "copy"],
     ]
+    commands = commands[:most]
     for words in commands:
         with disk(place, 4 * parts.kilobytes):
             if words[0] == "report":

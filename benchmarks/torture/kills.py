@@ -34,7 +34,7 @@ def torture(folder: Path, kills: int = 160, lives: int = 40, seed: int = 0) -> d
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     one = _one_run(folder, kills, random.Random(seed))
-    many = _whole_runs(folder, lives, random.Random(seed + 1))
+    many = _whole_runs(folder, lives, random.Random(seed + 1)) if lives else {}
     return {"faults": kills + lives, "survived": kills + lives, "seconds": round(time.perf_counter() - began, 1),
             **one, **many}
 
