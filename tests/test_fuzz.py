@@ -79,6 +79,9 @@ DEEP, DIGITS = _nested(100_000), b"9" * 5000
 FINDS: dict[str, tuple[str, bytes]] = {
     # By atheris, in the first seconds:
     "a config that is no UTF-8": ("config", b"ste\xf0satch\"\0: 3\nlr_g: 1e-3\n"),
+    "a source that is a word": ("config", b"kind: adapt\nsource: arch27\nmethod: {name: bsa}\ndata: {}\n"),
+    "a run's sections that are words": ("config", b"format_version: 1\nkind: adapt\ntrain: {}\nmeasure: {}\nloss: {}\n"
+                                        b"data: {}\nmethod: bsa\nsource: {name: x}\n"),
     "arrays in a zip of a later version": ("weights", _arrays(b"PK\1\2\x2d\x03\x2d", b"PK\1\2\x2d\x03\xff")),
     # By looking for what is like it, in all readers:
     "a config of 5,000 digits": ("config", b"steps: " + DIGITS),
