@@ -21,6 +21,7 @@ from gantransfer.features import Extractor
 
 QUANTILE = 0.01  # of real images that count as copies: the rate to expect of an honest generator
 CALIBRATED_ON = 4096  # real images at most, evenly taken: enough for the quantile
+TABLE = 1 << 24  # distances computed at once at most: 64 MB
 EQUAL = 1e-4  # distances below this part of the median are of equal images: features of other batches round otherwise
 
 
@@ -59,7 +60,7 @@ def nearest(a: Tensor, b: Tensor, own: Tensor | None = None) -> tuple[Tensor, Te
         own: int64 [n], the row of `b` that each of `a` is itself, which does not count.
     """
     indices = []
-    for rows in torch.arange(len(a)).split(1024):
+    for rows in torch.arange(len(a)).split(max(1, min(1024, TABLE // len(b)))):
         table = torch.cdist(a[rows], b)
         if own is not None:
             table[torch.arange(len(rows)), own[rows]] = torch.inf
