@@ -1,4 +1,4 @@
-# make demo: the main job in a minute and a half.  make test: the tests.  make lint: the style.  make setup: the environment.
+# make demo: the main job in a minute and a half.  make test: the tests.  make torture: faults at length.  make lint: the style.  make setup: the environment.
 
 VENV ?= .venv
 JOBS ?= 2
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 EVERYTHING := $(VENV)/.everything
 INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e
 
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint torture lock audit
 .DEFAULT_GOAL := help
 
 help:
@@ -37,3 +37,24 @@ test: setup
 
 lint: setup
 	$(VENV)/bin/ruff check .
+
+# Everything that must survive, tried at length (under 30 minutes on two idle cores), recorded in results/reliability.
+# ARGUMENTS="--only kills,fuzz --fuzz.seconds 10" and the like make it shorter. What atheris needs is tried to install;
+# without it the fuzzing mutates blindly, and says so.
+torture: setup
+	$(INSTALL) '.[torture]' || echo "note: the extra torture cannot be installed; fuzzing goes on without atheris"
+	cd benchmarks && OMP_NUM_THREADS=1 PYTHONPATH=.. $(abspath $(VENV))/bin/python -m torture $(ARGUMENTS)
+
+# requirements.lock: versions and hashes of everything but torch and what torch alone brings (its builds differ).
+OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+lock: setup
+	$(INSTALL) '.[torture]'
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --quiet \
+		-c constraints.txt --custom-compile-command 'make lock' $(addprefix --no-emit-package ,$(OF_TORCH)) \
+		-o requirements.lock
+
+# Known vulnerabilities of what is locked; fails where the service cannot be reached or lacks a package.
+audit: setup
+	$(INSTALL) '.[torture]'
+	$(VENV)/bin/pip-audit -r requirements.lock --no-deps --disable-pip --strict

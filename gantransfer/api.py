@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from gantransfer import runs
 from gantransfer.config import field_names, from_mapping
 from gantransfer.data import ImageData
 from gantransfer.defaults import Training
-from gantransfer.errors import DataError, UsageError, did_you_mean
+from gantransfer.errors import DataError, DivergedError, ModelError, UsageError, did_you_mean
 from gantransfer.features import load_features
 from gantransfer.finish import Evaluator, finish
 from gantransfer.losses import AdversarialLoss
@@ -130,6 +130,8 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Run:
     config = runs.read_config(folder)
     job = runs.Job.from_config(config)
     if runs.finished(folder, job):
+        if not (folder / "report.html").is_file():  # killed between the two
+            report(folder)
         return load_run(folder)
     runs.refuse_incomplete(config)
     gans, images = job_sources(job, folder), ImageData(**job.data)
@@ -342,7 +344,12 @@ def _train_here(
         of_plan = [note for note in trainer.plan.notes if note.startswith(runs.NEVER)]
         for sentence in (*of_images, *of_plan) if new else ():
             hooks.report({"event": "message", "text": sentence})
-    trainer.run()
+    try:
+        trainer.run()
+    except DivergedError as error:
+        with suppress(DataError, ModelError):  # of samples that cannot be measured any more
+            finish(parts, folder, evaluator, hooks.report, diverged=str(error))
+        raise
     finish(parts, folder, evaluator, hooks.report)
     return load_run(folder)
 

@@ -1,11 +1,14 @@
 """The full state of a training run, written so that a crash at any moment leaves a loadable one.
 
 A checkpoint is a directory ``step-000500`` with tensors (safetensors), JSON, and a manifest of sizes and
-hashes. It is written under a temporary name, synced, and renamed; the previous one is removed only then.
+hashes. It is written under a temporary name, synced (files and directory), renamed, and read back against its
+manifest; older ones are removed only then. One of the same step that it replaces waits as ``.replaced-000500``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -58,7 +62,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
         OutputError: disk full or read-only; earlier checkpoints are untouched.
     """
     final = folder / f"step-{step:06d}"
-    partial = folder / f".partial-{step:06d}"
+    partial, replaced = folder / f".partial-{step:06d}", folder / f".replaced-{step:06d}"
     files = {
         # One copy per name: safetensors refuses tensors that share storage (a score table shared by layers).
         FILES[0]: save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}),
@@ -76,10 +80,14 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
                 handle.write(blob)
                 handle.flush()
                 os.fsync(handle.fileno())
+        _sync_directory(partial)
         if final.exists():
-            os.replace(final, folder / f".partial-old-{step:06d}")
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(final, replaced)
         os.replace(partial, final)
         _sync_directory(folder)
+        if _read(final) is None:
+            raise OSError(errno.EIO, "what was written does not read back")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OutputError(f"cannot write the checkpoint '{final}' ({error.strerror}); free space or fix its "
@@ -91,9 +99,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
 def _sweep(folder: Path, step: int) -> None:
     """Drop what a killed process left half written, checkpoints later than `step` (damaged ones: a good one
     would have been continued), and all but the newest of the rest."""
-    found = _found(folder)
+    found = [(number, path) for number, path in _found(folder) if path.name.startswith("step-")]
     old = [path for number, path in found if number > step] + [path for n, path in found if n <= step][:-KEEP]
-    for path in [*old, *folder.glob(".partial-*")]:
+    for path in [*old, *folder.glob(".partial-*"), *folder.glob(".replaced-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -106,9 +114,27 @@ def _sync_directory(folder: Path) -> None:
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:
-    """(step, directory) of every checkpoint, oldest first; whether it is whole is not looked at."""
-    names = [(path.name.removeprefix("step-"), path) for path in folder.glob("step-*") if path.is_dir()]
-    return sorted((int(number), path) for number, path in names if number.isdecimal())
+    """(step, directory) of every checkpoint, oldest first, of one step the replaced one before the other; whether it
+    is whole is not looked at."""
+    paths = [path for pattern in (".replaced-*", "step-*") for path in folder.glob(pattern) if path.is_dir()]
+    names = [(path.name.rpartition("-")[2], path) for path in paths]
+    return sorted(((int(number), path) for number, path in names if number.isdecimal()), key=lambda pair: pair[0])
+
+
+def _read(path: Path) -> dict[str, bytes] | None:
+    """The files of a checkpoint, None unless each has the size and hash of its manifest."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        blobs = {}
+        for name in FILES:
+            if (path / name).stat().st_size != manifest[name]["bytes"]:  # before reading what may be huge
+                return None
+            blobs[name] = (path / name).read_bytes()
+            if hashlib.sha256(blobs[name]).hexdigest() != manifest[name]["sha256"]:
+                return None
+        return blobs
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,11 +144,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: there is none; training is never silently started anew.
     """
     for _, path in reversed(_found(folder)):
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            blobs = {name: (path / name).read_bytes() for name in FILES}
-            if all(hashlib.sha256(blobs[name]).hexdigest() == manifest[name]["sha256"] for name in FILES):
+        blobs = _read(path)
+        if blobs is not None:
+            # Hashes that hold say who wrote the files did so on purpose, not that they are a state.
+            with contextlib.suppress(ValueError, RecursionError, SafetensorError):
                 return load(blobs[FILES[0]]), json.loads(blobs[FILES[1]])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     raise ModelError(f"'{folder}' holds no complete checkpoint; start the run again with a new --out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -46,13 +47,13 @@ def _coerce(value: Any, hint: Any, what: str) -> Any:
         return _coerce(value, next(a for a in args if a is not type(None)), what)
     if origin in (tuple, list):
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise UsageError(f"{what} is {value!r}; give a list")
+            raise UsageError(f"{what} is {reprlib.repr(value)}; give a list")
         return origin(_coerce(item, args[0], what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool):
         if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-            raise UsageError(f"{what} is {value!r}; give a value of type {hint.__name__}")
+            raise UsageError(f"{what} is {reprlib.repr(value)}; give a value of type {hint.__name__}")
     return value
 
 
@@ -76,7 +77,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"config '{path}' cannot be read ({error.strerror}); check the path") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a number of 5,000 digits, a deep nest
         raise UsageError(f"config '{path}' is not valid YAML ({str(error).splitlines()[0]}); mend it") from None
     if content is None:
         return {}

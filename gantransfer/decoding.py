@@ -13,6 +13,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from gantransfer.errors import first_line
+
 FITS = ("crop", "pad", "stretch")
 # Decoders that do nothing but decode (EPS, for one, would start another program).
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
@@ -33,11 +35,6 @@ _UPRIGHT = {
 
 class BadImage(Exception):
     """A file that cannot be used; the message is the reason, without the file's name."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, cut to 200 characters; its type where it has none."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 @functools.cache

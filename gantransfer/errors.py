@@ -15,6 +15,9 @@ class GanTransferError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class UsageError(GanTransferError, ValueError):
     """A wrong flag, key, name or combination; an existing non-empty ``--out`` too."""
@@ -50,6 +53,17 @@ class Interrupted(GanTransferError):
     """SIGINT or SIGTERM arrived; the step was finished and everything saved."""
 
     exit_code = 130
+
+
+def printable(text: str) -> str:
+    """`text` in one line with nothing in it that steers a terminal: line breaks, control and direction characters and
+    bytes that are no UTF-8 as backslash escapes. File and class names come from anybody."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut to 200 characters; its type where it has none."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch import nn
 from gantransfer import explanation, filter_analysis
 from gantransfer import metrics as measuring
 from gantransfer.adapter import save_adapter
+from gantransfer.alarms import COPY_RATE, sample_alarms
 from gantransfer.data import ImageData
 from gantransfer.errors import writing
 from gantransfer.features import Extractor, load_features
@@ -34,6 +35,7 @@ from gantransfer.weights import write_json
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
 SELECT_FAKES = 1000
+UNMEASURED = "random-conv"  # features of the memorisation check of a run that measures nothing
 FEWEST_HELD_OUT = 8  # a distance to fewer images says nothing at all
 
 
@@ -60,15 +62,25 @@ class Evaluator:
     def select(self, generator: nn.Module, progress: Progress) -> dict[str, Any]:
         """The distance by which checkpoints are compared, as a line for ``metrics.jsonl``."""
         found = measuring.evaluate(
-            sampler(generator), self.references["select"], metrics=("frechet",), features=self.features,
-            n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data, floor=progress.step == 0,
+            sampler(generator), self.references["select"], metrics=self._measures(),
+            features=self.features, n_fake=self.n_fake or SELECT_FAKES, seed=SELECT_SEED, training=self.data,
+            floor=progress.step == 0, copies=True,
         )
         distance = found["metrics"]["frechet"]
         split = "select" if self.references["select"] is not None else "training"
         line = {"split": split, "frechet": distance, "protocol": found["protocol"], "selection": distance}
+        line |= {k: v for k, v in (("variety", found["metrics"].get("variety")), ("copy_rate", found["copy_rate"]))
+                 if v is not None}
+        if alarms := sample_alarms(progress.watch, line.get("variety"), line.get("copy_rate")):
+            line["alarms"] = alarms
         if found["floor"]:
             line["floor"] = found["floor"].get("frechet")
         return line
+
+    def _measures(self) -> tuple[str, ...]:
+        """The distance, and the variety where a class has two images to compare."""
+        reference = self.references["select"] or self.data
+        return ("frechet", "variety") if max(reference.per_class_counts().values()) > 1 else ("frechet",)
 
     def report(self, generator: nn.Module) -> dict[str, Any]:
         """Every default metric on the reported split."""
@@ -88,8 +100,12 @@ def _held_out(data: ImageData, part: str) -> ImageData | None:
     return images if images is not None and len(images) >= FEWEST_HELD_OUT else None
 
 
-def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Callable[[dict[str, Any]], None]) -> None:
-    """Write adapter (or model), pictures, ``result.json`` and ``report.html``. Only the first process does."""
+def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Callable[[dict[str, Any]], None],
+           diverged: str = "") -> None:
+    """Write adapter (or model), pictures, ``result.json`` and ``report.html``. Only the first process does.
+
+    `diverged`: what a run that could not go on says of it; its best generator is kept like any other's.
+    """
     trainer = parts.trainer
     if trainer.rank == 0:
         report({"event": "message", "text": "measuring the best generator"})
@@ -115,6 +131,11 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
                 (folder / "samples" / "before.png").write_bytes(first.read_bytes())
         adaptation(folder / "samples")
         result = _result(parts, best, sizes, evaluator, folder)
+        if diverged:
+            result["diverged"] = diverged
+            result["warnings"].insert(0, diverged)
+        with writing(folder / "report.html"):  # an earlier one: `resume` writes it where there is a result alone
+            (folder / "report.html").unlink(missing_ok=True)
         write_json(result, folder / "result.json")
         from gantransfer.report import write_report
 
@@ -175,6 +196,7 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
         result |= {"adapter_bytes": sizes["adapter"], "generator_bytes": sizes["generator"],
                    "bytes_per_class": sizes["per_class"], "bytes_shared": sizes["shared"]}
     if evaluator is None:
+        result["copies"] = _copies(parts, best.to(parts.trainer.device), load_features(UNMEASURED), folder, result)
         return result
     best = best.to(evaluator.device)
     after = evaluator.report(best)
@@ -192,14 +214,22 @@ def _result(parts: Parts, best: nn.Module, sizes: dict[str, int], evaluator: Eva
         })
     result |= {"protocol": after["protocol"], "reference": after["reference"],
                "floor_protocol": after.get("floor_protocol"), "warnings": after["warnings"]}
+    result["copies"] = _copies(parts, best, evaluator.features, folder, result)
+    return result
+
+
+def _copies(parts: Parts, best: nn.Module, features: Extractor, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The memorisation check, for every report: 256 samples beside their nearest training images; warns in `result`."""
     labels = torch.arange(max(best.num_classes, 1)).repeat(-(-256 // max(best.num_classes, 1)))[:256]
     samples = sampler(best)(labels, REPORT_SEED)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
-    nearest = nearest_pictures(
-        samples[order], parts.data, parts.data.held_out("report"), evaluator.features, folder / "samples"
-    )
-    result["copies"] = {k: nearest[k] for k in ("copies", "threshold", "calibration")} | {"samples": len(samples)}
-    return result
+    nearest = nearest_pictures(samples[order], parts.data, _held_out(parts.data, "report"), features,
+                               folder / "samples")
+    if nearest["rate"] > COPY_RATE:
+        result["warnings"].append(f"{nearest['copies']} of {len(samples)} samples are nearer to a training image than "
+                                  "99 % of real images are: see the nearest training images before sharing anything")
+    return {k: nearest[k] for k in ("copies", "rate", "expected_rate", "threshold", "calibration", "feature")} | {
+        "samples": len(samples)}
 
 
 def _start(parts: Parts) -> nn.Module:

@@ -6,6 +6,7 @@ would give labels that are silently wrong, so it is an error that says what was 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import unicodedata
@@ -15,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from gantransfer import shipped
-from gantransfer.decoding import first_line
-from gantransfer.errors import DataError, UsageError, did_you_mean
-from gantransfer.imagefiles import ABOUT, SPLIT_NAMES, Files, FolderFiles, HubFiles, ZipFiles
+from gantransfer.errors import DataError, UsageError, did_you_mean, first_line
+from gantransfer.imagefiles import ABOUT, SPLIT_NAMES, Files, FolderFiles, HubFiles, ZipFiles, in_unicode, parts_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image: its name for `Files.read`, its class ("" in a flat layout) and split ("" without splits)."""
 
@@ -49,8 +49,8 @@ class Listing:
 
 
 def _nfc(name: str) -> str:
-    """One spelling of accented letters: some file systems store them decomposed."""
-    return unicodedata.normalize("NFC", name)
+    """One spelling of accented letters (some file systems store them decomposed), `in_unicode`."""
+    return unicodedata.normalize("NFC", in_unicode(name))
 
 
 def list_images(path: str | os.PathLike[str]) -> Listing:
@@ -91,22 +91,21 @@ def list_images(path: str | os.PathLike[str]) -> Listing:
 
 def _check_depths(path: str, files: Files) -> tuple[int, bool]:
     """(number of folders above every image, whether the topmost is a split); other layouts are refused."""
-    parts = [PurePosixPath(name).parts for name in files.names]
-    depths = Counter(len(part) - 1 for part in parts)
+    depths = Counter(len(parts_of(name)) - 1 for name in files.names)
     if len(depths) > 1:
         rare = min(depths, key=lambda depth: (depths[depth], depth))
-        odd = next(name for name, part in zip(files.names, parts, strict=True) if len(part) - 1 == rare)
+        odd = next(name for name in files.names if len(parts_of(name)) - 1 == rare)
         raise DataError(
             f"data '{path}' has images at {len(depths)} depths of folders (for one, '{odd}'): put every image "
             "directly in its class folder"
         )
     depth = next(iter(depths))
-    tops = {part[0] for part in parts} if depth else set()
+    tops = {parts_of(name)[0] for name in files.names} if depth else set()
     split = bool(tops) and tops <= set(SPLIT_NAMES)
     if split and "train" not in tops:
         raise DataError(f"data '{path}' has {', '.join(sorted(tops))} but no 'train' folder: add or rename one")
     if depth - split > 1:
-        inner = PurePosixPath(*parts[0][: depth - 1])
+        inner = "/".join(parts_of(files.names[0])[: depth - 1])
         way_out = f"pass '{path}/{inner}'" if len(tops) == 1 and not split else "move them up"
         raise DataError(
             f"data '{path}' has its images {depth} folders deep (for one, '{files.names[0]}'), where classes are "
@@ -119,10 +118,10 @@ def _by_folders(path: str, files: Files) -> Listing:
     """Classes and splits from folder names."""
     depth, split = _check_depths(path, files)
     labelled = depth > split
-    entries = []
+    entries, spelt = [], functools.cache(_nfc)  # one string per class, not per image
     for name in files.names:
-        part = PurePosixPath(name).parts
-        entries.append(Entry(name, _nfc(part[-2]) if labelled else "", SPLIT_NAMES[part[0]] if split else ""))
+        part = parts_of(name)
+        entries.append(Entry(name, spelt(part[-2]) if labelled else "", SPLIT_NAMES[part[0]] if split else ""))
     empty: list[str] = []
     if labelled:
         folders = [PurePosixPath(folder).parts for folder in files.folders]
@@ -154,7 +153,7 @@ def _read_about(content: bytes | None, path: str) -> tuple[dict[str, list[str]],
         class_sets = {str(name): [_nfc(str(label)) for label in labels] for name, labels in sets.items()}
         pairs = about.get("labels")
         return class_sets, None if pairs is None else {str(name): str(label) for name, label in pairs}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{ABOUT} in '{path}' cannot be used ({first_line(error)}): it must be a JSON object with \"class_sets\": "
             "{name: [classes]}, or be removed"

@@ -14,7 +14,7 @@ from gantransfer.errors import OutputError
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Add one object (OutputError if that is impossible)."""
     try:
-        with open(path, "a", encoding="utf-8") as handle:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as handle:
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -25,7 +25,7 @@ def cut_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -23,7 +23,7 @@ from torch import nn
 import gantransfer.methods  # noqa: F401  (registers the methods)
 from gantransfer.config import field_names, from_mapping, read_yaml
 from gantransfer.data import ImageData
-from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
+from gantransfer.errors import GanTransferError, ModelError, OutputError, UsageError, did_you_mean
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Method, Plan, Target
 from gantransfer.registry import architectures, methods
@@ -87,7 +87,9 @@ class Job:
                 command=config.get("command", ""),
                 others=tuple(str(other["name"]) for other in source.get("others", ())),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, GanTransferError):
+                raise
             raise UsageError(f"the run's config.yaml lacks {error} or has something else there; restore the file as "
                              "the run wrote it") from None
 
@@ -253,7 +255,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     line at the end); empty if it is absent."""
     if not path.is_file():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [json.loads(line) for line in whole if line.strip()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,8 +34,25 @@ def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0, free: i
     return z
 
 
-def class_ids(classes: str | int | Sequence[str | int] | None, names: Sequence[str], n: int) -> Tensor:
-    """int64 [n]: the requested classes, by name or index, repeated in turn; None takes all in turn.
+def latent_chunks(n: int, z_dim: int, seed: int, truncation: float = 1.0, free: int = 0,
+                  rows: int = 256) -> Iterator[Tensor]:
+    """The rows of `draw_latents` in parts of `rows` (a multiple of 16), without holding them all; truncated ones, whose
+    redrawn entries come after all others, are drawn at once."""
+    if truncation != 1:
+        yield from draw_latents(n, z_dim, seed, truncation, free).split(rows)
+        return
+    draw_latents(0, z_dim, seed)  # for its checks
+    rng, left = torch.Generator().manual_seed(seed), n
+    while left:
+        # Fewer than 16 numbers are drawn in another way by torch, so they go with the part before them.
+        take = rows if (left - rows) * z_dim >= 16 or left == rows else left
+        yield from torch.randn(take, z_dim, generator=rng).split(rows)
+        left -= take
+
+
+def class_ids(classes: str | int | Sequence[str | int] | None, names: Sequence[str], n: int, start: int = 0) -> Tensor:
+    """int64 [n]: the requested classes, by name or index, repeated in turn; None takes all in turn. `start`: how many
+    came before.
 
     Raises:
         UsageError: a class that does not exist.
@@ -52,7 +69,7 @@ def class_ids(classes: str | int | Sequence[str | int] | None, names: Sequence[s
         else:
             shown = ", ".join(list(names)[:12]) + (", ..." if len(names) > 12 else "")
             raise UsageError(f"class '{item}' is not one of this model's{did_you_mean(item, names)}; have: {shown}")
-    return torch.tensor([ids[i % len(ids)] for i in range(n)], dtype=torch.int64)
+    return torch.tensor([ids[i % len(ids)] for i in range(start, start + n)], dtype=torch.int64)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantransfer.decoding import BadImage, decode, first_line, fit_image, probe
-from gantransfer.errors import DataError
+from gantransfer.decoding import BadImage, decode, fit_image, probe
+from gantransfer.errors import DataError, first_line
 from gantransfer.layout import Entry, Listing
 
 MEMORY_LIMIT = 1 << 30  # bytes of uint8 pixels held in memory; larger sets are decoded when asked for
@@ -26,13 +26,20 @@ class Findings:
     sizes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
-    same: dict[bytes, list[str]] = field(default_factory=dict)  # names by hash of the decoded content
+    first: dict[bytes, str] = field(default_factory=dict)  # by hash of the decoded content, the name that had it first
+    again: dict[bytes, list[str]] = field(default_factory=dict)  # and those that had it later
     bad: dict[str, str] = field(default_factory=dict)  # reason by name
     said: list[str] = field(default_factory=list)
 
     def duplicates(self) -> list[list[str]]:
         """Groups of names with equal content."""
-        return sorted(sorted(names) for names in self.same.values() if len(names) > 1)
+        return sorted(sorted((self.first[content], *names)) for content, names in self.again.items())
+
+    def note_content(self, content: bytes, name: str) -> None:
+        """Remember whose content this is; short hashes, since a set may have a million images."""
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        if self.first.setdefault(digest, name) != name:
+            self.again.setdefault(digest, []).append(name)
 
     def conversions(self, total: int) -> list[str]:
         """Sentences on what was done to how many of `total` images."""
@@ -89,10 +96,10 @@ def _guess_shape(
     """Size and channels where they were not given, from the headers: the shortest side; 1 if all are grey."""
     if size is not None and channels is not None:
         return size, channels
-    heads = []
+    heads: Counter[tuple[int, int, bool]] = Counter()
     for entry in entries:
         try:
-            heads.append(probe(_read(listing, entry.name)))
+            heads[probe(_read(listing, entry.name))] += 1
         except BadImage as error:
             found.bad[entry.name] = str(error)
     if channels is None:
@@ -117,6 +124,7 @@ def scan(
     size, channels = _guess_shape(listing, entries, size, channels, found)
     resident = len(entries) * channels * size * size <= MEMORY_LIMIT
     pixels = torch.empty(len(entries) if resident else 0, channels, size, size, dtype=torch.uint8)
+    held = pixels.numpy()  # the same memory
     kept: list[Entry] = []
     for done, entry in enumerate(entries, 1):
         try:
@@ -130,7 +138,7 @@ def scan(
             if progress:
                 progress(done, len(entries))
         if resident:
-            pixels[len(kept)] = torch.tensor(fit_image(image, size, fit, channels))
+            held[len(kept)] = fit_image(image, size, fit, channels)
         kept.append(entry)
         if image.size != (size, size):
             how.append(f"resized to {size} x {size} ({fit})")
@@ -141,8 +149,7 @@ def scan(
         found.sizes[f"{image.width}x{image.height}"] += 1
         found.modes[mode] += 1
         found.notes.update(how)
-        content = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
-        found.same.setdefault(content, []).append(entry.name)
+        found.note_content(f"{image.mode} {image.size}".encode() + image.tobytes(), entry.name)
     return Store(listing, kept, size, channels, fit, pixels[: len(kept)] if resident else None, found)
 
 

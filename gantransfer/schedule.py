@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -75,7 +76,8 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Where a run stands; stored in every checkpoint. `seconds` is training alone, `measuring_seconds` evaluations."""
+    """Where a run stands; stored in every checkpoint. `seconds` is training alone, `measuring_seconds` evaluations;
+    `watch` is what `gantransfer.alarms` remembers."""
 
     step: int = 0
     nimg: int = 0
@@ -85,6 +87,20 @@ class Progress:
     skipped_in_a_row: int = 0
     lr_scale: float = 1.0
     best: dict[str, Any] | None = None
+    watch: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self) -> Progress:
+        """Itself, if its values can be those of a run (ValueError)."""
+        counts = (self.step, self.nimg, self.skipped, self.skipped_in_a_row)
+        times = (self.seconds, self.measuring_seconds, self.lr_scale)
+        if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
+            raise ValueError("its counters are no whole numbers")
+        if not all(isinstance(t, (int, float)) and math.isfinite(t) and t >= 0 for t in times):
+            raise ValueError("its times are no numbers")
+        selection = 0.0 if self.best is None else self.best["selection"]
+        if not isinstance(selection, (int, float)) or not isinstance(self.watch, dict):
+            raise ValueError("its best evaluation is none")
+        return self
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 import gantransfer.networks  # noqa: F401  (registers the architectures)
 from gantransfer import dialects
-from gantransfer.errors import ModelError, OutputError, UsageError, did_you_mean
+from gantransfer.errors import GanTransferError, ModelError, OutputError, UsageError, did_you_mean, first_line
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, is_plain
 from gantransfer.registry import architectures
-from gantransfer.sampling import channels_last, class_ids, draw_latents, generate
+from gantransfer.sampling import channels_last, class_ids, draw_latents, generate, latent_chunks
 from gantransfer.weights import (
+    check_fit,
     load_strictly,
     read_json,
     read_networks,
@@ -113,21 +114,33 @@ class GAN:
         """
         folder = locate(name)
         meta = read_json(folder / "config.json")
-        if meta.get("format_version", 0) > FORMAT_VERSION:
-            raise ModelError(f"'{folder}' has format_version {meta['format_version']}, this gantransfer reads up "
-                             f"to {FORMAT_VERSION}; upgrade gantransfer")
-        arch = architectures[meta.get("arch", "biggan")]
         try:
+            _check_types(meta)
+            if meta.get("format_version", 0) > FORMAT_VERSION:
+                raise ModelError(f"'{folder}' has format_version {meta['format_version']}, this gantransfer reads up "
+                                 f"to {FORMAT_VERSION}; upgrade gantransfer")
+            arch = architectures[meta.get("arch", "biggan")]
             config = arch.config_class(**meta["network"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if isinstance(error, GanTransferError):
+                raise
             raise ModelError(f"'{folder / 'config.json'}' describes no {meta.get('arch')} network ({error}); "
                              "export the model again") from None
         files = {part: folder / f"{part}.safetensors" for part in ("generator", "generator_ema", "discriminator")}
 
         def load(file: Path, build: Any) -> nn.Module:
-            with weights_follow():
-                network = build(config)
-            load_strictly(network, read_tensors(file), f"'{file}'")
+            tensors = read_tensors(file)
+            try:
+                with torch.device("meta"), weights_follow():  # takes no memory, whatever sizes the config claims
+                    check_fit(build(config), tensors, f"'{file}'")
+                with weights_follow():
+                    network = build(config)
+            except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+                if isinstance(error, GanTransferError):
+                    raise
+                raise ModelError(f"'{folder / 'config.json'}' describes no {meta.get('arch')} network "
+                                 f"({first_line(error)}); export the model again") from None
+            load_strictly(network, tensors, f"'{file}'")
             recorded = meta.get("other_sha256", {}).get(file.stem)
             if recorded not in (None, state_sha256(network)):
                 raise ModelError(f"'{file}' is not the file its config.json names; restore it")
@@ -212,6 +225,17 @@ class GAN:
         y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
         return channels_last(generate(self.generator, z, y, batch_size))
 
+    def stream(
+        self, n: int, classes: str | int | Sequence[str | int] | None = None, seed: int = 0, truncation: float = 1.0,
+        rows: int = 256,
+    ) -> Iterator[np.ndarray]:
+        """The images of `sample` in parts uint8 [`rows` or fewer, H, W, C]: any number of them in constant memory."""
+        start, generator = 0, self.generator
+        for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
+            y = class_ids(classes, self.classes, len(z), start) if generator.num_classes else None
+            yield channels_last(generate(generator, z, y, rows))
+            start += len(z)
+
     @torch.no_grad()
     def accumulate_standing_statistics(self, zs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         """Replace the batch-norm statistics by their mean over training-mode passes on the given batches
@@ -262,6 +286,15 @@ class GAN:
             "has_raw_generator": self.raw_generator is not None, "card": self.card,
             **({"p": self.generator.p.tolist()} if hasattr(self.generator, "p") else {}),
         }
+
+
+def _check_types(meta: Mapping[str, Any]) -> None:
+    """TypeError where an entry of a ``config.json`` that is used further on is of another type."""
+    types = {"format_version": int, "arch": str, "network": dict, "classes": list, "lineage": list, "card": dict,
+             "other_sha256": dict, "sha256": str}
+    for name, wanted in types.items():
+        if meta.get(name) is not None and not isinstance(meta[name], wanted):
+            raise TypeError(f"{name} is no {wanted.__name__}")
 
 
 def shipped_models() -> list[str]:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from gantransfer.alarms import critic_alarms
 from gantransfer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
-from gantransfer.errors import DivergedError, Interrupted, UsageError
+from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError, UsageError, first_line
 from gantransfer.interrupts import Wish
 from gantransfer.plan import Batch, Group, Phase, Plan
 from gantransfer.processes import Processes
@@ -259,6 +260,7 @@ class Trainer:
         skipped = progress.skipped
         self.restore()
         self.progress.skipped, self.progress.skipped_in_a_row, self.progress.lr_scale = skipped, 0, 0.5
+        self._save()  # a run that is killed and taken up again goes back no second time
         self._report({"event": "rolled back", "step": self.progress.step})
         return True
 
@@ -295,6 +297,10 @@ class Trainer:
         line = {**self._place(), "images_per_second": round(rate, 1), **logs}
         if self.progress.skipped:
             line["skipped"] = self.progress.skipped
+        if self.progress.lr_scale < 1:
+            line["lr_scale"] = self.progress.lr_scale
+        if alarms := critic_alarms(self.progress.watch, logs):
+            line["alarms"] = alarms
         if self.rank == 0:
             append_line(self.out / "stats.jsonl", line)
         self._report({"event": "trained", **line})
@@ -339,18 +345,25 @@ class Trainer:
             ModelError: there is none. UsageError: the run was made from something else than this one.
         """
         tensors, meta = load_checkpoint(self.out / "checkpoints")
-        self._check_record(meta)
-        for name, module in self._parts():
-            module.load_state_dict(_part(tensors, name))
-        self.best_state = _part(tensors, "best") or None
-        for name, optimizer in self.optimizers.items():
-            restore_optimizer(f"optimizer/{name}", optimizer, tensors, meta["optimizers"][name])
-        self.progress = Progress(**meta["progress"])
+        try:
+            self._check_record(meta)
+            progress = Progress(**meta["progress"]).checked()
+            for name, module in self._parts():
+                module.load_state_dict(_part(tensors, name))
+            for name, optimizer in self.optimizers.items():
+                restore_optimizer(f"optimizer/{name}", optimizer, tensors, meta["optimizers"][name])
+            before = int(meta["world"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            if isinstance(error, GanTransferError):
+                raise
+            raise ModelError(f"'{self.out / 'checkpoints'}' holds no checkpoint of this run ({first_line(error)}); "
+                             "restore the folder as the run wrote it, or start a new run") from None
+        self.progress, self.best_state = progress, _part(tensors, "best") or None
         if self.rank == 0:
             for name in ("metrics.jsonl", "stats.jsonl"):
                 cut_after(self.out / name, self.progress.step)
         self._restored = True
-        before, now = meta["world"], self.processes.world
+        now = self.processes.world
         if before != now:
             text = f"the run had {before} process(es) and now has {now}: it goes on, but not exactly as it would have"
             self._report({"event": "message", "text": text})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-import zipfile
-import zlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from gantransfer.errors import ModelError, writing
+from gantransfer.errors import ModelError, first_line, writing
 
 # Networks of one checkpoint file, as code bases call them; the first is the moving average.
 NETWORKS = ("generator_test", "generator", "discriminator")
@@ -72,9 +72,9 @@ def _arrays(blob: bytes, path: Path) -> dict[str, Tensor]:
         with np.load(io.BytesIO(blob), allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         found = {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array.dtype.kind in "fiu"}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"'{path}' is no whole .npz of plain arrays ({error}); export it again with numpy.savez"
-                         ) from None
+    except Exception as error:  # zipfile, zlib and numpy raise many types on broken input; all mean the same
+        raise ModelError(f"'{path}' is no whole .npz of plain arrays ({first_line(error)}); export it again with "
+                         "numpy.savez") from None
     if not found:
         raise ModelError(f"'{path}' holds no arrays of numbers; export the variables again with numpy.savez")
     return found
@@ -119,7 +119,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> int:
     blob = save_safetensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blob)
+        replace_file(path, blob)
     return len(blob)
 
 
@@ -127,7 +127,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """A JSON object; ModelError if it is missing or broken."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' cannot be read as JSON ({error}); restore it or export again") from None
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' holds no JSON object; restore it or export again")
@@ -140,9 +140,25 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write UTF-8; OutputError if that is impossible."""
+    """Write UTF-8, bytes of paths that are none as backslash escapes, which JSON and YAML read back as they were;
+    OutputError if that is impossible."""
     with writing(path):
-        Path(path).write_text(text, encoding="utf-8")
+        replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+
+
+def replace_file(path: Path, blob: bytes) -> None:
+    """Write `path` whole or not at all, whatever dies meanwhile (OSError if that is impossible)."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as handle:
+            handle.write(blob)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def tensor_sha256(tensor: Tensor) -> str:
@@ -168,6 +184,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """``load_state_dict`` with every difference in one sentence (ModelError)."""
+    check_fit(module, tensors, what)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """That `tensors` are `module`'s by name and shape, every difference in one sentence (ModelError)."""
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
@@ -175,4 +197,3 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -
         parts = [f"{len(n)} {w} (first: {n[0]})" for w, n in
                  (("missing", missing), ("unexpected", extra), ("of another shape", sorted(wrong))) if n]
         raise ModelError(f"{what} does not fit its network: tensors " + ", ".join(parts) + "; check the config")
-    module.load_state_dict(dict(tensors))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # short versions of the torture are tests
 torch.set_num_threads(1)
 for helper in ("api_run", "tiny"):  # they assert, or hold fixtures
     pytest.register_assert_rewrite(helper)

@@ -147,6 +147,14 @@ def test_a_broken_config_file(
         gt.resume(tmp_path / "run")
 
 
+def test_a_run_killed_before_its_report_gets_one(run: api.Run, tmp_path: Path) -> None:
+    """Found by benchmarks/torture/kills.py: the result was there, so the run counted as finished."""
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    assert gt.resume(tmp_path / "run").result == run.result
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
 def test_what_cannot_be_resumed(run: api.Run, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no run directory"):
         gt.resume(tmp_path)

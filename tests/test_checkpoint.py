@@ -59,6 +59,66 @@ def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["step-000002", "step-000004"]
 
 
+@pytest.mark.parametrize("dies_at", [1, 2], ids=["before the old one is set aside", "between the two renames"])
+def test_killed_while_the_only_one_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """Of the same step, with no earlier one to fall back on: one of both is always there."""
+    _write(tmp_path, 4)
+    renames: list[Any] = []
+
+    def dies(old: Path, new: Path, replace: Any = os.replace) -> None:
+        renames.append(old)
+        if len(renames) == dies_at:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(checkpoint.os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 4, *_state(5))
+    monkeypatch.undo()
+    assert same(load_checkpoint(tmp_path), _state(4))
+    _write(tmp_path, 6)
+    assert load_checkpoint(tmp_path)[1]["progress"]["step"] == 6
+    assert not any(name.startswith(".") for name in _names(tmp_path))
+
+
+def test_files_and_directories_are_synced_before_and_after_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", synced)
+    monkeypatch.setattr(checkpoint.os, "replace", renamed)
+    _write(tmp_path / "c", 2)
+    assert done == ["state.safetensors", "state.json", "manifest.json", ".partial-000002", "rename", "c"]
+
+
+def test_what_does_not_read_back_is_an_error_and_costs_no_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path, 2, 4)
+    rename = os.replace
+
+    def damaging(old: Path, new: Path) -> None:
+        rename(old, new)
+        _flip(new / "state.safetensors")
+
+    monkeypatch.setattr(checkpoint.os, "replace", damaging)
+    with pytest.raises(OutputError, match="does not read back"):
+        _write(tmp_path, 6)
+    assert same(load_checkpoint(tmp_path), _state(4)) and "step-000002" in _names(tmp_path)
+
+
 def test_half_written_ones_are_ignored_and_swept(tmp_path: Path) -> None:
     _write(tmp_path, 2)
     shutil.copytree(tmp_path / "step-000002", tmp_path / ".partial-000004")

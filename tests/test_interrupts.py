@@ -54,3 +54,39 @@ def test_a_signal_from_outside(tmp_path: Path, number: signal.Signals) -> None:
         toy.trainer.run()
     states = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("run", "straight")]
     assert same(*states)
+
+
+SLOW = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from toy import Toy, usual
+from gantransfer.cli import main
+import gantransfer.cli as cli
+
+def phases(toy):
+    first, second = usual(toy)
+    def loss(batch):
+        print("begun", flush=True)
+        time.sleep(60)
+        return toy.critic_loss(batch)
+    return [type(first)("D", ("D",), loss), second]
+
+cli._run = lambda words: Toy(Path(sys.argv[2]), phases).trainer.run()
+sys.exit(main([]))
+"""
+
+
+def test_a_second_signal_from_outside_quits_at_once(tmp_path: Path) -> None:
+    """In the middle of a step that would take a minute."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(tmp_path / "run")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)  # the step is to be finished
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in error
+    assert load_checkpoint(tmp_path / "run" / "checkpoints")[1]["progress"]["step"] == 0

@@ -22,7 +22,8 @@ ROOT = Path(gantransfer.__file__).parent
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": ({"errors"}, set()),
     "settings": (
-        {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
+        {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog", "alarms"},
+        set()),
     "parts": ({"layers", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment", "ada",
                "supersamples", "routing", "scale_shift", "latents",
                "classifier"}, {"plan"}),

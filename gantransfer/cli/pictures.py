@@ -1,17 +1,21 @@
-"""The verb ``sample``: grids, single files and animations."""
+"""The verb ``sample``: grids, single files (in a folder or a zip) and animations."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantransfer.cli.common import use_device
-from gantransfer.cli.screen import say
-from gantransfer.errors import OutputError, UsageError
+from gantransfer.cli.screen import counter, say
+from gantransfer.errors import OutputError, UsageError, writing
 
 MILLISECONDS = 60  # per frame of an animation
 CHUNK = 256  # images computed at a time with --single
@@ -69,7 +73,10 @@ def _check_out(out: Path, way: str) -> None:
     suffixes = {"": (".png",), "mix_styles": (".png",)}.get(way, () if way in FOLDERS else (".webp",))
     if suffixes and out.suffix.lower() not in suffixes:
         raise UsageError(f"--out is '{out}'; give a name that ends in {suffixes[0]}")
-    if way in FOLDERS and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if way == "single" and out.suffix.lower() == ".zip":
+        if out.is_dir():
+            raise UsageError(f"output '{out}' is a folder; give another name for the zip")
+    elif way in FOLDERS and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"output '{out}' exists and is not empty; choose another --out")
     if way not in FOLDERS and out.is_dir():
         raise UsageError(f"output '{out}' is a folder; give a file name, or --single")
@@ -103,18 +110,49 @@ def _columns(classes: int, per_class: int, count: int) -> int:
 
 
 def _files(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:
+    """One PNG per image in a folder or a zip, written as they are made: memory does not grow with their number."""
     from gantransfer.sampling import class_ids
 
-    count = settings.get("count") or min(8 * len(classes), 80)
-    ids = class_ids(classes, gan.classes, count).tolist()
-    _write(out, lambda: out.mkdir(parents=True, exist_ok=True))
-    # One call for all latents, so that image i does not depend on how many are asked for at a time.
-    images = gan.sample(count, ids, settings.get("seed", 0), settings.get("truncation", 1.0), CHUNK)
-    for number, (image, label) in enumerate(zip(images, ids, strict=True)):
-        name = re.sub(r"[^\w-]", "_", gan.classes[label])
-        file = out / f"{number:05d}-{name}.png"
-        _write(file, lambda image=image, file=file: _picture(image, settings.get("scale") or 1).save(file))
+    count, written = settings.get("count") or min(8 * len(classes), 80), 0
+    names = [re.sub(r"[^\w-]", "_", name) for name in gan.classes]
+    ids = class_ids(classes, gan.classes, len(classes)).tolist()
+    parts = gan.stream(count, ids, settings.get("seed", 0), settings.get("truncation", 1.0), CHUNK)
+    with _pictures_in(out) as put:
+        for image in (image for part in parts for image in part):
+            name = f"{written:05d}-{names[ids[written % len(ids)]]}.png"
+            buffer = io.BytesIO()
+            _picture(image, settings.get("scale") or 1).save(buffer, "PNG")
+            put(name, buffer.getvalue())
+            written += 1
+            if written % CHUNK == 0 or written == count:
+                counter("images", written, count)
     say(f"{out}: {count} files")
+
+
+@contextlib.contextmanager
+def _pictures_in(out: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A function that writes a file into the folder or the zip `out`; a zip is there once it is whole."""
+    if out.suffix.lower() != ".zip":
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+
+        def put(name: str, content: bytes) -> None:
+            with writing(out / name):
+                (out / name).write_bytes(content)
+
+        yield put
+        return
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(partial, "w") as archive:  # PNGs are compressed already
+                # Without the time of day: the same samples are the same bytes.
+                yield lambda name, content: archive.writestr(zipfile.ZipInfo(name), content)
+            os.replace(partial, out)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _mixed(gan: Any, classes: list[str] | None, out: Path, settings: dict[str, Any]) -> None:

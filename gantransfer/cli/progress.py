@@ -42,6 +42,7 @@ class Bar:
     def __init__(self, bar: Any) -> None:
         self.bar = bar
         self.task: int | None = None
+        self.ringing = Alarms()
 
     def __call__(self, event: Event) -> None:
         kind = event["event"]
@@ -55,6 +56,8 @@ class Bar:
             self.bar.update(self.task, completed=event["step"], losses=_losses(event), speed=_speed(event))
         elif kind == "evaluated":
             self.bar.update(self.task, completed=event["step"], distance=_distance(event))
+        for sentence in self.ringing(event):
+            self.bar.console.print(sentence, markup=False, highlight=False)
 
 
 class Lines:
@@ -63,6 +66,7 @@ class Lines:
     def __init__(self) -> None:
         self.steps = 0
         self.next = 0
+        self.ringing = Alarms()
 
     def __call__(self, event: Event) -> None:
         kind = event["event"]
@@ -78,6 +82,8 @@ class Lines:
             say(f"{self._place(event)}  {_distance(event)}")
         else:
             say(_words(event))
+        for sentence in self.ringing(event):
+            say(sentence)
 
     def _place(self, event: Event) -> str:
         return f"step {event['step']:>{len(str(self.steps))}}/{self.steps}"
@@ -86,6 +92,20 @@ class Lines:
         if event["step"] >= self.steps or not event["seconds"]:
             return ""
         return f"  {duration((self.steps - event['step']) * event['seconds'] / event['step'])} left"
+
+
+class Alarms:
+    """The sentences of alarms that did not ring in the event of the same kind before."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, set[str]] = {}
+
+    def __call__(self, event: Event) -> list[str]:
+        if event["event"] not in ("trained", "evaluated"):
+            return []
+        alarms, before = event.get("alarms", {}), self.last.get(event["event"], set())
+        self.last[event["event"]] = set(alarms)
+        return [f"warning: step {event['step']}: {text}" for name, text in alarms.items() if name not in before]
 
 
 def _losses(event: Event) -> str:

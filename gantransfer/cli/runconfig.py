@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gantransfer.errors import UsageError
+from gantransfer.errors import GanTransferError, UsageError
 
 NOT_SETTINGS = ("format_version", "kind", "command", "plan")
 
@@ -36,7 +36,9 @@ def flatten(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         else:
             network = {k: v for k, v in config["source"]["network"].items() if k != "num_classes"}
             flat |= {"arch": config["source"]["arch"], **network}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, GanTransferError):
+            raise
         raise UsageError(f"config '{path}' looks like a run's but lacks {error}; give the config.yaml of a run "
                          "or plain 'name: value' lines") from None
     for computed in ("size", "progress", *(() if config["kind"] == "pretrain" else ("channels",))):

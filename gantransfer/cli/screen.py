@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gantransfer.errors import printable
 from gantransfer.report.formatting import number
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -28,18 +29,20 @@ def silent() -> bool:
 def say(text: str = "") -> None:
     """A line of the result."""
     if not silent():
-        print(text, flush=True)
+        print("\n".join(printable(line) for line in text.split("\n")), flush=True)
 
 
 def note(text: str) -> None:
     """A remark beside the result."""
     if not silent():
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def say_json(value: Any) -> None:
     """One JSON object, the whole standard output of a ``--json`` call."""
-    say(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    if not silent():  # JSON escapes control characters itself; bytes that are no UTF-8 become escapes of the same kind
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def console() -> Any:
@@ -62,7 +65,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "
         grid.add_column(heading, justify="left" if column < left else "right", overflow="fold")
     for row in rows:
         # Text, not markup: class names and paths are anything.
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(printable(shown(cell))) for cell in row))
     console().print(grid)
 
 

@@ -127,8 +127,9 @@ VERBS = (
             Flag("seed", "same seed, same images", int, 0, low=0),
             Flag("truncation", "in (0, 1]; smaller is more typical and less varied", float, 1.0, metavar="X"),
             Flag("out", "file to write: PNG, or WebP for a way (default: samples.png, way.webp); with --single "
-                        "a folder", metavar="PATH"),
-            Flag("single", "one file per image, in a folder", bool, False),
+                        "a folder or a zip", metavar="PATH"),
+            Flag("single", "one file per image, in a folder or, with --out NAME.zip, a zip; any number of them", bool,
+                 False),
             Flag("columns", "images per row of the grid (default: one row per class)", int | None, low=1),
             Flag("scale", "enlarge every pixel so many times", int, 1, low=1),
             Flag("interpolate", "animate the way between two classes", list[str], metavar="A,B"),

@@ -44,6 +44,8 @@ def render(result: Row, out: Path) -> str:
     sections.append(_failed(result["cells"]))
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
+        '\'unsafe-inline\'">'
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{title}: comparison</title><style>{style}{_style()}</style><main>{''.join(sections)}</main></html>\n"
     )

@@ -20,6 +20,7 @@ from gantransfer.errors import DataError, UsageError
 from gantransfer.features import Extractor, load_features
 from gantransfer.metrics import collect
 from gantransfer.metrics.base import Comparison, FeatureSet, Metric, metric
+from gantransfer.nearest import calibrate, nearest
 from gantransfer.registry import metrics as registry
 
 for _found in pkgutil.iter_modules(__path__):
@@ -52,6 +53,7 @@ def evaluate(
     seed: int = 0,
     training: ImageData | None = None,
     floor: bool = True,
+    copies: bool = False,
     device: str | torch.device = "cpu",
     progress: collect.Progress | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def evaluate(
         seed: of the generated images; the same seed gives the same result.
         training: the images that were trained on, for `training_bound` and to notice an overlap.
         floor: also compute `floor`.
+        copies: also compute `copy_rate`, the part of the generated images that count as copies of training images
+            (see `gantransfer.nearest`); needs `training`.
         device: where an extractor given by name computes.
         progress: called with (what, done, total).
 
@@ -126,6 +130,8 @@ def evaluate(
             "training_bound": {},
             "warnings": warnings,
         }
+        if copies and training is not None:
+            result["copy_rate"] = _copy_rate(fake, reference, real, kind, training, extractor)
         if floor:
             _add_floor(result, real, compare)
         if training is not None and kind != "training images":
@@ -197,6 +203,16 @@ def _plain(name: str, value: Any) -> Any:
     if not math.isfinite(value):
         raise DataError(f"metric '{name}' is {value}; the images are too few or too uniform for it")
     return float(value)
+
+
+def _copy_rate(fake: FeatureSet, reference: ImageData, real: FeatureSet, kind: str, training: ImageData,
+               extractor: Extractor) -> float:
+    """Calibrated on the reference where that is held out, else on the training images among themselves."""
+    bank = collect.features_of_data(training, extractor)
+    held_out = real.features if kind == "held-out" else None
+    key = ("calibration", kind, collect.fingerprint(reference))
+    calibration = bank.remember(key, lambda: calibrate(bank.features, held_out))
+    return float(calibration.copies(nearest(fake.features, bank.features)[0]).float().mean())
 
 
 def _add_floor(result: dict[str, Any], real: FeatureSet, compare: Any) -> None:

@@ -8,7 +8,7 @@ KMMD: as in the published cGANTransfer evaluation (identical to the GAN-Metrics 
     k(x, y) = exp(-|x - y|^2 / (2 sigma^2 scale)),  value = sqrt(mean Kxx + mean Kyy - 2 mean Kxy)
 
 It is biased (diagonals are kept) and not symmetric in real and fake. Sums run over blocks of rows, so memory
-is O(block * n): 50,000 images fit. Differs from the original: a slightly negative number under the root
+is bounded: 50,000 images fit. Differs from the original: a slightly negative number under the root
 counts as zero.
 """
 
@@ -23,19 +23,27 @@ from gantransfer.errors import DataError, UsageError
 from gantransfer.metrics.base import Comparison, checked, checked_pair, metric
 from gantransfer.registry import register_metric
 
-BLOCK = 1024  # rows per block: 1024 x 50,000 float64 kernel values are 400 MB
+BLOCK = 1024  # rows at once
+ENTRIES = 1 << 24  # of a table of kernel values at most: 128 MB as float64, whatever the number of images
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
+def rows_at_once(n: int, block: int = BLOCK) -> int:
+    """How many rows of a table with n columns are computed at once: `block`, fewer where it would exceed `ENTRIES`."""
+    return max(1, min(block, ENTRIES // max(n, 1)))
+
+
 def kernel_sum(kernel: Kernel, x: Tensor, y: Tensor, block: int = BLOCK) -> float:
     """Sum of kernel(x_i, y_j) over all pairs; x [n, d], y [m, d] float64; `block` rows of x at once."""
+    block = rows_at_once(len(y), block)
     return sum(float(kernel(x[i : i + block], y).sum()) for i in range(0, len(x), block))
 
 
 def kernel_sum_self(kernel: Kernel, x: Tensor, block: int = BLOCK) -> tuple[float, float]:
     """(sum over ordered pairs i != j, sum over i = j) of kernel(x_i, x_j), using the kernel's symmetry."""
     off, diagonal = 0.0, 0.0
+    block = rows_at_once(len(x), block)
     for i in range(0, len(x), block):
         rows = x[i : i + block]
         own = kernel(rows, rows)

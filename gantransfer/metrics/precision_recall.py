@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gantransfer.errors import UsageError
 from gantransfer.metrics.base import Comparison, FeatureSet, checked, checked_pair, metric
-from gantransfer.metrics.kernel import squared_distances
+from gantransfer.metrics.kernel import rows_at_once, squared_distances
 from gantransfer.registry import register_metric
 
 BLOCK = 1024
@@ -27,6 +27,7 @@ def squared_radii(x: Tensor, k: int, block: int = BLOCK) -> Tensor:
         raise UsageError(f"k={k} neighbours; take at least 1")
     x = checked(x, "the", k + 1)
     radii = []
+    block = rows_at_once(len(x), block)
     for start in range(0, len(x), block):
         distances = squared_distances(x[start : start + block], x)
         rows = torch.arange(len(distances), device=x.device)
@@ -52,16 +53,18 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = K_DENSITY) -> tuple[fl
 
 def _inside_any(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     inside = 0
-    for start in range(0, len(points), BLOCK):
-        distances = squared_distances(points[start : start + BLOCK], centres)
+    block = rows_at_once(len(centres), BLOCK)
+    for start in range(0, len(points), block):
+        distances = squared_distances(points[start : start + block], centres)
         inside += int((distances <= radii).any(1).sum())
     return inside / len(points)
 
 
 def _density_coverage(real: Tensor, fake: Tensor, radii: Tensor, k: int) -> tuple[float, float]:
     balls, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for start in range(0, len(fake), BLOCK):
-        inside = squared_distances(fake[start : start + BLOCK], real) <= radii
+    block = rows_at_once(len(real), BLOCK)
+    for start in range(0, len(fake), block):
+        inside = squared_distances(fake[start : start + block], real) <= radii
         balls += int(inside.sum())
         covered |= inside.any(0)
     return balls / (k * len(fake)), float(covered.double().mean())

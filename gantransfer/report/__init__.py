@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from gantransfer.errors import OutputError, UsageError
 from gantransfer.report import curves, formatting, sections
@@ -51,7 +52,7 @@ def write_report(run_dir: Path) -> Path:
             break
     target, draft = run_dir / "report.html", run_dir / ".report.html.part"
     try:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
         os.replace(draft, target)
     except OSError as problem:
         with contextlib.suppress(OSError):
@@ -121,6 +122,18 @@ def _settings(config: Row) -> list[Row]:
     return [sections.facts(title, values) for title, values in found if values]
 
 
+def _alarms(rows: list[Row]) -> list[str]:
+    """Each alarm once, with the first and last step at which it rang and what it said last."""
+    rang: dict[str, tuple[Any, Any, Any]] = {}
+    for row in rows:
+        for name, text in as_dict(row.get("alarms")).items():
+            rang[name] = (rang.get(name, (row.get("step"),))[0], row.get("step"), text)
+    return [
+        f"Alarm from step {formatting.number(first)} to {formatting.number(last)}: {formatting.plain(text, 1000)}."
+        for first, last, text in rang.values()
+    ]
+
+
 def _warnings(
     run: RunFiles, config: Row, result: Row, data: Row, stats: list[Row], evaluations: list[Row]
 ) -> list[str]:
@@ -137,6 +150,11 @@ def _warnings(
     skipped = max((r["skipped"] for r in stats if formatting.finite(r.get("skipped"))), default=0)
     if skipped:
         found.append(f"{formatting.counted(skipped, 'update was', 'updates were')} not finite and left out.")
+    halved = [r["step"] for r in stats if formatting.finite(r.get("lr_scale")) and formatting.finite(r.get("step"))]
+    if halved:
+        found.append(f"Training went back to an earlier checkpoint once and continued at half the learning rate (from "
+                     f"step {formatting.number(min(halved))} on).")
+    found += _alarms(stats) + _alarms(evaluations)
     for row in evaluations:
         found += [formatting.plain(w, 1000) for w in as_list(row.get("warnings"))]
     if not config:

@@ -35,7 +35,7 @@ def write_choice(result: Mapping[str, Any], pictures: Mapping[str, Image.Image],
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_page(result, pictures), encoding="utf-8")
+        path.write_text(_page(result, pictures), encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -64,6 +64,8 @@ def _page(result: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> str
         "<p>* its distance differs from the next one's by no more than two draws of the same source do.</p>")
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
+        '\'unsafe-inline\'">'
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>Sources for {escape(result['target']['path'])}</title><style>{style}{STYLE}</style><main>"
         f"<h1>Start from {escape(best['name'])}</h1><p class='lead'>{result['target']['images']} target images; "

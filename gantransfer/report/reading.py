@@ -80,7 +80,7 @@ class RunFiles:
     def lines(self, name: str) -> list[Row]:
         """One JSON object per line; a torn last line (the run was killed while writing) is left out."""
         rows, bad = [], 0
-        for line in (self._text(name) or "").splitlines():
+        for line in (self._text(name) or "").split("\n"):  # names may hold other separators
             if not line.strip():
                 continue
             try:

@@ -193,10 +193,11 @@ def nearest(run: RunFiles) -> dict[str, Any] | None:
     cells = cut(picture, None, 2) if picture else []
     if not cells:
         return None
-    pairs = []
+    known, pairs = record.get("copied"), []
     for i, (sample, real) in enumerate(zip(*cells, strict=True)):
         distance = distances[i] if i < len(distances) else None
-        copied = finite(distance) and finite(threshold) and distance < threshold
+        copied = i in known if isinstance(known, list) else (
+            finite(distance) and finite(threshold) and distance < threshold)  # as earlier versions had it
         pairs.append(
             {
                 "sample": run.uri(sample),
@@ -212,6 +213,9 @@ def nearest(run: RunFiles) -> dict[str, Any] | None:
         "n": len(distances) or None,
         "feature": record.get("feature"),
         "rule": record.get("calibration"),
+        "rate": percent(record["rate"], 1) if finite(record.get("rate")) else None,
+        "expected": percent(record["expected_rate"], 1) if finite(record.get("expected_rate")) else None,
+        "real": number(record["calibration_images"]) if finite(record.get("calibration_images")) else None,
         "median": number(record["median_real"]) if finite(record.get("median_real")) else None,
         "style": style(cells[0][0].width),
     }

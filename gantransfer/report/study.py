@@ -40,5 +40,5 @@ def write_study(study: Mapping[str, Any], edge: int, path: Path) -> Path:
     )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
