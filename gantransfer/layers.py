@@ -1,4 +1,4 @@
-"""Layers shared by the networks: BigGAN's spectral norm, folded resampling convolutions, attention.
+"""Layers shared by the networks: BigGAN's spectral norm, folded resampling convolutions.
 
 Spectral norm follows BigGAN-PyTorch (one power iteration in every forward pass, stored only in
 training mode), which neither of PyTorch's own versions does, and keeps its buffer names ``u0`` and
@@ -231,32 +231,6 @@ def batch_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return _AffineNorm.apply(x, gain, bias, eps)
-
-
-class SelfAttention(nn.Module):
-    """BigGAN's non-local block: 1x1 spectrally normed convolutions without bias, keys and values 2x2
-    max-pooled, softmax without 1/sqrt(d), output ``gamma * o + x`` with gamma starting at 0.
-
-    Input and output [N, C, H, W] with C >= 8 and even H, W.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.theta = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.phi = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.g = SNConv2d(channels, channels // 2, 1, bias=False, eps=eps)
-        self.o = SNConv2d(channels // 2, channels, 1, bias=False, eps=eps)
-        self.gamma = nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
-        theta = self.theta(x).flatten(2)  # [N, C/8, HW]
-        phi = F.max_pool2d(self.phi(x), 2).flatten(2)  # [N, C/8, HW/4]
-        g = F.max_pool2d(self.g(x), 2).flatten(2)  # [N, C/2, HW/4]
-        beta = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)  # [N, HW, HW/4]
-        # The layout of every other map: the result must not depend on the layout that the weights happen to have.
-        o = (g @ beta.transpose(1, 2)).reshape(n, -1, h, w).contiguous(memory_format=torch.channels_last)
-        return self.gamma * self.o(o) + x
 
 
 _drawing = ContextVar("drawing", default=True)

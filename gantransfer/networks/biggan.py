@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer.attention import SelfAttention
 from gantransfer.errors import ModelError
-from gantransfer.layers import SelfAttention, SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
+from gantransfer.layers import SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
 from gantransfer.norm import (
     BatchNorm,
     ClassBatchNorm,

@@ -1,0 +1,102 @@
+"""The networks in the plain formulation: what `benchmarks/speed.py` compares with, and tests hold ours equal to.
+
+Nearest up-sampling and then a 3x3 convolution, a 3x3 convolution and then average pooling, spectral norm recomputed in
+every forward pass, a linear map of every sample's one-hot class for the class affines, contiguous float32 tensors.
+Parameters and buffers are the given network's own: only its layers' forward functions are replaced, so that trainer,
+losses and optimisers are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gantransfer.attention import SelfAttention
+from gantransfer.layers import SNConv2d, SpectralNorm
+from gantransfer.modulation import Propagation
+from gantransfer.networks import gp_gan
+from gantransfer.norm import BatchNorm, ClassBatchNorm, ClassTable, Condition
+from gantransfer.stylehead import RESIDUAL, SLOPE
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """Give every layer inside `network` its plain form, in place; returns it."""
+    network.to(memory_format=torch.contiguous_format)
+    for layer in network.modules():
+        if isinstance(layer, SpectralNorm):
+            layer.effective_kernel = layer.normalized_weight  # nothing is a constant, nothing is folded
+        if isinstance(layer, (BatchNorm, ClassBatchNorm)):
+            layer.scale_and_shift = MethodType(_norm, layer)
+        for kind, form in FORMS:
+            if isinstance(layer, kind):
+                layer.forward = MethodType(form, layer)
+                break
+    return network
+
+
+def _resampled_convolution(layer: SNConv2d, x: Tensor) -> Tensor:
+    if layer.resample == "up":
+        x = F.interpolate(x, scale_factor=2)
+    x = F.conv2d(x.contiguous(), layer.effective_kernel(), layer.bias, padding=layer.padding)
+    return F.avg_pool2d(x, 2) if layer.resample == "down" else x
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(x.contiguous(), layer.weight, layer.bias, padding=layer.padding)
+
+
+def _norm(layer: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    if hasattr(layer, "bn"):
+        x = layer.bn(x.contiguous())
+    else:
+        x = F.batch_norm(x.contiguous(), layer.stored_mean, layer.stored_var, None, None, layer.training, 0.1, layer.eps)
+    return x * gain[:, :, None, None] + bias[:, :, None, None]
+
+
+def _class_table(table: ClassTable, condition: Condition) -> Tensor:
+    """A linear layer on every sample's one-hot class; of a propagated table, two in a row."""
+    labels = condition.labels
+    rows = labels if labels.is_floating_point() else F.one_hot(labels, table.num_embeddings).float()
+    if parametrize.is_parametrized(table, "weight") and isinstance(table.parametrizations.weight[0], Propagation):
+        offsets = _propagated(table.parametrizations.weight[0], rows, table.parametrizations.weight.original)
+    else:
+        offsets = rows @ table.weight
+    return offsets + table.noise(condition.noise) if hasattr(table, "noise") else offsets
+
+
+def _propagated(layer: Propagation, rows: Tensor, residual: Tensor) -> Tensor:
+    mean = layer.prior.mean(0)
+    if layer.parametrisation != "centred":
+        raise NotImplementedError("the plain form is written for the default parametrisation")
+    offsets = mean + layer.scale * (rows @ layer.scores) @ (layer.prior - mean) + layer.residual_scale * rows @ residual
+    return offsets - 1 if layer.is_scale else offsets
+
+
+def _residual_block(block: gp_gan.ResidualBlock, x: Tensor, up: bool = False) -> Tensor:
+    x = F.interpolate(x, scale_factor=2) if up else x
+    h = block.conv_0(F.leaky_relu(x, SLOPE))
+    h = block.conv_1(F.leaky_relu(h, SLOPE))
+    return (x if block.conv_s is None else block.conv_s(x)) + RESIDUAL * h
+
+
+def _attention(block: SelfAttention, x: Tensor) -> Tensor:
+    n, _, h, w = x.shape
+    theta = block.theta(x).flatten(2)
+    phi, g = (F.max_pool2d(conv(x), 2).flatten(2) for conv in (block.phi, block.g))
+    beta = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)
+    return block.gamma * block.o((g @ beta.transpose(1, 2)).view(n, -1, h, w)) + x
+
+
+FORMS: tuple[tuple[type[nn.Module], Callable[..., Tensor]], ...] = (
+    (SelfAttention, _attention),
+    (SNConv2d, _resampled_convolution),
+    (nn.Conv2d, _convolution),
+    (ClassTable, _class_table),
+    (gp_gan.ResidualBlock, _residual_block),
+)
