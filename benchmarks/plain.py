@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ def _norm(layer: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     if hasattr(layer, "bn"):
         x = layer.bn(x.contiguous())
     else:
-        x = F.batch_norm(x.contiguous(), layer.stored_mean, layer.stored_var, None, None, layer.training, 0.1, layer.eps)
+        statistics = layer.stored_mean, layer.stored_var
+        x = F.batch_norm(x.contiguous(), *statistics, None, None, layer.training, 0.1, layer.eps)
     return x * gain[:, :, None, None] + bias[:, :, None, None]
 
 
@@ -100,3 +102,13 @@ FORMS: tuple[tuple[type[nn.Module], Callable[..., Tensor]], ...] = (
     (ClassTable, _class_table),
     (gp_gan.ResidualBlock, _residual_block),
 )
+
+
+def frechet_plain(x: np.ndarray, y: np.ndarray) -> float:
+    """The squared Fréchet distance of two sets of features [n, d] by a general matrix square root in float64."""
+    from scipy.linalg import sqrtm  # comes with scikit-learn, of the dev extra
+
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = sqrtm(cov_x @ cov_y).real
+    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov_x + cov_y - 2 * root))

@@ -44,16 +44,15 @@ class Work:
 HINGE = {"kind": "hinge", "augment": "translation,cutout"}
 HIER = {"resolution": 128, "hierarchical": True, "z_dim": 120, "shared_dim": 128, "class_affine": "shared",
         "g_attention": (64,), "d_attention": (64,), "num_classes": 100, "d_wide": True}
+GP_GAN = {"variant": "resnet4", "resolution": 128, "num_classes": 0}
+R1 = {"kind": "non-saturating", "r1_gamma": 20.0}
 WORKS: dict[str, Work] = {
     "cgantransfer 32": Work("biggan", {"resolution": 32, "num_classes": 90}, "cgantransfer", 50, loss=HINGE),
     "cgantransfer 128": Work("biggan", {**HIER, "g_ch": 24, "d_ch": 24}, "cgantransfer", 8, loss=HINGE,
                              gpu={**HIER, "g_ch": 96, "d_ch": 96}, gpu_batch=32),
-    "adafm 128": Work("gp_gan", {"variant": "resnet4", "resolution": 128, "num_classes": 0, "width": 16}, "adafm", 8,
-                      loss={"kind": "non-saturating", "r1_gamma": 20.0}, gpu={
-                          "variant": "resnet4", "resolution": 128, "num_classes": 0, "width": 64}, gpu_batch=16),
-    "gp_gan 128": Work("gp_gan", {"variant": "resnet4", "resolution": 128, "num_classes": 0, "width": 16}, "transfergan",
-                       8, loss={"kind": "non-saturating", "r1_gamma": 20.0}, gpu={
-                           "variant": "resnet4", "resolution": 128, "num_classes": 0, "width": 64}, gpu_batch=16),
+    "adafm 128": Work("gp_gan", {**GP_GAN, "width": 16}, "adafm", 8, loss=R1, gpu={**GP_GAN, "width": 64}, gpu_batch=16),
+    "gp_gan 128": Work("gp_gan", {**GP_GAN, "width": 16}, "transfergan", 8, loss=R1, gpu={**GP_GAN, "width": 64},
+                       gpu_batch=16),
 }
 
 

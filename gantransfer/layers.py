@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer.minimal import convolution
+
 # Rows: taps of the 4-tap kernel; columns: taps of the 3-tap kernel. With u the nearest x2 up-sampled
 # signal, y[2i] = w0 x[i-1] + (w1+w2) x[i] and y[2i+1] = (w0+w1) x[i] + w2 x[i+1].
 _UP_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
@@ -157,7 +159,7 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
             return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
         if self.resample == "down":
             return F.conv2d(x, kernel, self.bias, stride=2, padding=1)
-        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+        return convolution(x, kernel, self.bias)
 
 
 class SNLinear(SpectralNorm, nn.Linear):

@@ -23,11 +23,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": ({"errors"}, set()),
     "settings": (
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog"}, set()),
-    "parts": ({"layers", "attention", "norm", "losses", "matching", "modulation", "filter_modulation", "stylehead", "augment", "ada",
-               "supersamples", "routing"}, {"plan"}),
+    "parts": ({"layers", "minimal", "attention", "norm", "losses", "matching", "modulation", "filter_modulation",
+               "stylehead", "augment", "ada", "supersamples", "routing"}, {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "random_conv", "inception"}, {"registry", "weights", "shipped"}),
-    "networks": ({"networks"}, {"layers", "attention", "norm", "registry", "stylehead", "routing"}),
+    "networks": ({"networks"}, {"layers", "minimal", "attention", "norm", "registry", "stylehead", "routing"}),
     "sources": ({"sources", "dialects", "gp_gan_dialects", "wgan_gp_dialects", "sampling"},
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
     "methods": ({"methods", "extension", "fine_tuning"}, {
