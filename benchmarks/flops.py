@@ -31,8 +31,13 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
         kind = func._overloadpacket
+        if kind not in flop_registry and kind not in OURS:  # in inference mode composites arrive whole
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **(kwargs or {}))
         if kind in OURS:
             self.total += OURS[kind](*args)
         elif kind in flop_registry:

@@ -8,7 +8,7 @@ losses and optimisers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import MethodType
 from typing import Any
 
@@ -25,46 +25,60 @@ from gantransfer.networks import gp_gan
 from gantransfer.norm import BatchNorm, ClassBatchNorm, ClassTable, Condition
 from gantransfer.stylehead import RESIDUAL, SLOPE
 
+MEANS = ("constants", "resampling", "minimal filtering", "attention", "norm", "class tables", "residual blocks",
+         "channels_last")
 
-def plain(network: nn.Module) -> nn.Module:
-    """Give every layer inside `network` its plain form, in place; returns it."""
-    network.to(memory_format=torch.contiguous_format)
+
+def plain(network: nn.Module, means: Collection[str] = MEANS) -> nn.Module:
+    """Give every layer inside `network` its plain form, in place; returns it.
+
+    Args:
+        means: of `MEANS`, what is undone; everything by default. The layout of maps follows that of the weights.
+    """
+    if "channels_last" in means:
+        network.to(memory_format=torch.contiguous_format)
     for layer in network.modules():
-        if isinstance(layer, SpectralNorm):
-            layer.effective_kernel = layer.normalized_weight  # nothing is a constant, nothing is folded
-        if isinstance(layer, (BatchNorm, ClassBatchNorm)):
+        if isinstance(layer, SpectralNorm) and "constants" in means:
+            layer.effective_kernel = layer.kernel  # computed in every forward pass
+        if isinstance(layer, (BatchNorm, ClassBatchNorm)) and "norm" in means:
             layer.scale_and_shift = MethodType(_norm, layer)
-        for kind, form in FORMS:
-            if isinstance(layer, kind):
+        for kind, name, form in FORMS:
+            resampled = getattr(layer, "resample", None) is not None
+            if isinstance(layer, kind) and name in means and (name != "resampling" or resampled):
                 layer.forward = MethodType(form, layer)
                 break
     return network
 
 
+def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
+    contiguous = weight.is_contiguous()  # also of 1x1 kernels, whose layouts are one
+    return x.contiguous() if contiguous and weight.shape[2:] != (1, 1) else x
+
+
 def _resampled_convolution(layer: SNConv2d, x: Tensor) -> Tensor:
     if layer.resample == "up":
         x = F.interpolate(x, scale_factor=2)
-    x = F.conv2d(x.contiguous(), layer.effective_kernel(), layer.bias, padding=layer.padding)
+    x = F.conv2d(_laid_out(x, layer.weight), layer.normalized_weight(), layer.bias, padding=layer.padding)
     return F.avg_pool2d(x, 2) if layer.resample == "down" else x
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return F.conv2d(x.contiguous(), layer.weight, layer.bias, padding=layer.padding)
+    return F.conv2d(_laid_out(x, layer.weight), layer.weight, layer.bias, padding=layer.padding)
 
 
 def _norm(layer: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     if hasattr(layer, "bn"):
-        x = layer.bn(x.contiguous())
+        x = layer.bn(x)
     else:
         statistics = layer.stored_mean, layer.stored_var
-        x = F.batch_norm(x.contiguous(), *statistics, None, None, layer.training, 0.1, layer.eps)
+        x = F.batch_norm(x, *statistics, None, None, layer.training, 0.1, layer.eps)
     return x * gain[:, :, None, None] + bias[:, :, None, None]
 
 
 def _class_table(table: ClassTable, condition: Condition) -> Tensor:
     """A linear layer on every sample's one-hot class; of a propagated table, two in a row."""
     labels = condition.labels
-    rows = labels if labels.is_floating_point() else F.one_hot(labels, table.num_embeddings).float()
+    rows = labels if labels.is_floating_point() else F.one_hot(labels, table.num_embeddings).to(next(table.parameters()))
     if parametrize.is_parametrized(table, "weight") and isinstance(table.parametrizations.weight[0], Propagation):
         offsets = _propagated(table.parametrizations.weight[0], rows, table.parametrizations.weight.original)
     else:
@@ -95,12 +109,13 @@ def _attention(block: SelfAttention, x: Tensor) -> Tensor:
     return block.gamma * block.o((g @ beta.transpose(1, 2)).view(n, -1, h, w)) + x
 
 
-FORMS: tuple[tuple[type[nn.Module], Callable[..., Tensor]], ...] = (
-    (SelfAttention, _attention),
-    (SNConv2d, _resampled_convolution),
-    (nn.Conv2d, _convolution),
-    (ClassTable, _class_table),
-    (gp_gan.ResidualBlock, _residual_block),
+FORMS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
+    (SelfAttention, "attention", _attention),
+    (SNConv2d, "resampling", _resampled_convolution),
+    (SNConv2d, "minimal filtering", _resampled_convolution),
+    (nn.Conv2d, "channels_last", _convolution),
+    (ClassTable, "class tables", _class_table),
+    (gp_gan.ResidualBlock, "residual blocks", _residual_block),
 )
 
 

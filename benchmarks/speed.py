@@ -1,6 +1,6 @@
 """How much faster than the plain formulation: one table, in one run.
 
-    python benchmarks/speed.py                 # everything, 2 threads, into results/speed (some 20 minutes on two cores)
+    python benchmarks/speed.py                 # everything, 2 threads, into results/speed: some 20 minutes on 2 cores
     python benchmarks/speed.py --quick         # a trial: small batches, two repetitions, nothing written
     python benchmarks/speed.py --device cuda   # the same code on a GPU; --precision bf16 for autocast
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,10 +30,9 @@ import torch  # noqa: E402
 
 from benchmarks.flops import flops  # noqa: E402
 from benchmarks.plain import frechet_plain, plain  # noqa: E402
-from benchmarks.workloads import WORKS, make_trainer, source  # noqa: E402
+from benchmarks.workloads import WORKS, Work, make_trainer, source  # noqa: E402
 from gantransfer.metrics.frechet import frechet_distance_from_features  # noqa: E402
 from gantransfer.sampling import generate  # noqa: E402
-from gantransfer.trainer import Trainer  # noqa: E402
 
 Run = Callable[[], object]
 SHARED_FAKES = {"loss": {"order": "generator"}}  # the critic sees the images of the generator's step
@@ -77,29 +75,42 @@ def matrix_peak(device: str) -> float:
 # ---- equality --------------------------------------------------------------------------------------------
 
 
-def differences(ours: Trainer, other: Trainer) -> dict[str, float]:
-    """Largest difference of images and logits, and of each phase's gradients, relative, from one batch."""
+def differences(work: Work, device: str) -> dict[str, float]:
+    """Largest difference of images and logits, and of each phase's gradients by norm, from one batch of 8, between ours
+    and plain; and for the gradients that of plain float32 from plain float64, which is how exact they can be."""
+    forms = {"ours": make_trainer(work, "ours", device, batch_size=8),
+             "plain": make_trainer(work, "plain", device, batch_size=8),
+             "exact": make_trainer(work, "plain", device, batch_size=8)}
     found: dict[str, float] = {}
-    for index, phase in enumerate(ours.plan.phases):
-        gradients = []
-        for trainer in (ours, other):
-            trainer._modes()
-            own = trainer.plan.phases[index]
-            params = trainer._only(own.updates)
-            sum(own.loss(trainer._batch(index, 0, 0, 0)).terms.values()).backward()
-            gradients.append(torch.cat([p.grad.flatten() for p in params if p.grad is not None]))
+    for part in (forms["exact"].generator, forms["exact"].extras):
+        part.double()
+    batches = {form: trainer._batch(0, 0, 0, 0) for form, trainer in forms.items()}
+    batches["exact"] = batches["exact"]._replace(images=batches["exact"].images.double(), z=batches["exact"].z.double())
+    outputs = {}
+    for form, trainer in forms.items():
+        batch = batches[form]
+        labels = batch.y if trainer.generator.num_classes else None
+        trainer.generator.eval(), trainer.extras.eval()
+        with torch.no_grad():
+            outputs[form] = {"images": trainer.generator(batch.z, labels),
+                             "logits": trainer.extras["critic"](batch.images, labels)}
+        trainer._modes()
+        for phase in trainer.plan.phases:
+            params = trainer._only(phase.updates)
+            again = trainer._batch(0, 0, 0, 0)  # the same draws for every form
+            sum(phase.loss(batch._replace(rng=again.rng)).terms.values()).backward()
+            outputs[form][f"gradient {phase.name}"] = torch.cat(
+                [p.grad.flatten().double() for p in params if p.grad is not None])
             for param in params:
                 param.grad = None
-        found[f"gradient {phase.name}"] = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
-    batch = ours._batch(0, 0, 0, 0)
-    with torch.no_grad():
-        images, logits = [], []
-        for trainer in (ours, other):
-            labels = batch.y if trainer.generator.num_classes else None
-            images.append(trainer.generator.eval()(batch.z, labels))
-            logits.append(trainer.extras["critic"].eval()(batch.images, labels))
-    return {"images": float((images[0] - images[1]).abs().max()),
-            "logits": float((logits[0] - logits[1]).abs().max()), **found}
+    for key, value in outputs["ours"].items():
+        other, exact = outputs["plain"][key], outputs["exact"][key]
+        if key.startswith("gradient"):
+            found[key] = float((value - other).norm() / other.norm())
+            found[f"{key}, plain from float64"] = float((exact - other).norm() / exact.norm())
+        else:
+            found[key] = float((value - other).abs().max())
+    return found
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -123,7 +134,7 @@ def iteration_row(name: str, a: argparse.Namespace, peak: float) -> dict[str, An
     batch = {"batch_size": a.batch} if a.batch else {}
     ours = make_trainer(WORKS[work], "ours", a.device, a.threads, precision=a.precision, **changes, **batch)
     other = make_trainer(WORKS[work], "plain", a.device, a.threads, **batch)
-    equal = {} if changes or a.precision != "fp32" else differences(ours, other)
+    equal = {} if changes or a.precision != "fp32" else differences(WORKS[work], a.device)
     wanted = gpu if a.device == "cuda" else cpu
     found = row(name, {"plain": other._iteration, "ours": ours._iteration}, wanted, a.repeat, a.device, peak)
     return {**found, "batch": ours.schedule.batch_size, "equality": equal,
@@ -166,17 +177,24 @@ def memory(name: str, form: str, a: argparse.Namespace) -> float:
     return float(done.stdout.split()[-1])
 
 
+def resident(name: str) -> float:
+    """MB, a line of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+
 def print_memory(a: argparse.Namespace) -> None:
     work, changes, *_ = ITERATIONS[a.memory_of]
     changes = {**(changes if a.form == "ours" else {}), **({"batch_size": a.batch} if a.batch else {})}
     trainer = make_trainer(WORKS[work], a.form, a.device, a.threads, precision=a.precision, **changes)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here (getrusage's is inherited)
+    before = resident("VmRSS")
     for _ in range(2):
         trainer._iteration()
     if a.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        print(resident("VmHWM") - before)
 
 
 # ---- output ----------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ WORKS: dict[str, Work] = {
     "cgantransfer 32": Work("biggan", {"resolution": 32, "num_classes": 90}, "cgantransfer", 50, loss=HINGE),
     "cgantransfer 128": Work("biggan", {**HIER, "g_ch": 24, "d_ch": 24}, "cgantransfer", 8, loss=HINGE,
                              gpu={**HIER, "g_ch": 96, "d_ch": 96}, gpu_batch=32),
-    "adafm 128": Work("gp_gan", {**GP_GAN, "width": 16}, "adafm", 8, loss=R1, gpu={**GP_GAN, "width": 64}, gpu_batch=16),
+    "adafm 128": Work("gp_gan", {**GP_GAN, "width": 16}, "adafm", 8, loss=R1, gpu={**GP_GAN, "width": 64},
+                      gpu_batch=16),
     "gp_gan 128": Work("gp_gan", {**GP_GAN, "width": 16}, "transfergan", 8, loss=R1, gpu={**GP_GAN, "width": 64},
                        gpu_batch=16),
 }

@@ -2,9 +2,9 @@
 
 Winograd, Arithmetic Complexity of Computations (1980); Lavin and Gray, Fast Algorithms for Convolutional Neural
 Networks (CVPR 2016): four neighbouring outputs of a 3-tap filter need six products instead of twelve, those of two
-polynomials at the points 0, 1, -1, 2, -2 and infinity. Here the products are 1x3 convolutions along the other direction,
-which libraries do well, and only rows, whole runs of memory, are added up: 4.5 multiplications per place instead of 9.
-The algebra is exact; rounding is about 2.5 times that of the direct sum.
+polynomials at the points 0, 1, -1, 2, -2 and infinity. Here the products are 1x3 convolutions along the other
+direction, which libraries do well, and only rows, whole runs of memory, are added up: 4.5 multiplications per place
+instead of 9. The algebra is exact; rounding is about 2.5 times that of the direct sum.
 
 Both operations are bilinear and closed under differentiation: derivatives of every order have the same cost.
 """
