@@ -78,12 +78,16 @@ def _norm(layer: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 def _class_table(table: ClassTable, condition: Condition) -> Tensor:
     """A linear layer on every sample's one-hot class; of a propagated table, two in a row."""
     labels = condition.labels
-    rows = labels if labels.is_floating_point() else F.one_hot(labels, table.num_embeddings).to(next(table.parameters()))
+    rows = labels if labels.is_floating_point() else _one_hot(labels, table)
     if parametrize.is_parametrized(table, "weight") and isinstance(table.parametrizations.weight[0], Propagation):
         offsets = _propagated(table.parametrizations.weight[0], rows, table.parametrizations.weight.original)
     else:
         offsets = rows @ table.weight
     return offsets + table.noise(condition.noise) if hasattr(table, "noise") else offsets
+
+
+def _one_hot(labels: Tensor, table: ClassTable) -> Tensor:
+    return F.one_hot(labels, table.num_embeddings).to(next(table.parameters()))
 
 
 def _propagated(layer: Propagation, rows: Tensor, residual: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None, help="a JSON file (default: results/speed/profile-DEVICE.json)")
+    parser.add_argument("--out", type=Path, default=None, help="JSON (default: results/speed/profile-DEVICE.json)")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     results = {}

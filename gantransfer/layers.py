@@ -196,7 +196,9 @@ class _AffineNorm(torch.autograd.Function):
         ctx.eps = eps
         ctx.save_for_backward(x, gain, mean, inverse)
         ctx.mark_non_differentiable(mean, var)
-        return torch.addcmul(bias[:, :, None, None], centred, (gain * inverse)[:, :, None, None]), mean, var
+        scale = (gain * inverse)[:, :, None, None]
+        out = torch.addcmul(bias[:, :, None, None], centred, scale, out=centred)  # fresh memory costs as much as a sum
+        return out, mean, var
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -210,8 +212,11 @@ class _AffineNorm(torch.autograd.Function):
         count = x.shape[0] * x.shape[2] * x.shape[3]
         along_mean = inverse * (gain * d_bias).sum(0) / count
         along_scale = inverse.square() * (gain * d_gain).sum(0) / count
-        d_x = grad * (gain * inverse)[:, :, None, None] - along_mean[:, None, None]
-        d_x = torch.addcmul(d_x, centred, -along_scale[:, None, None])
+        d_x = grad * (gain * inverse)[:, :, None, None]
+        if torch.is_grad_enabled():
+            d_x = torch.addcmul(d_x - along_mean[:, None, None], centred, -along_scale[:, None, None])
+        else:
+            d_x.sub_(along_mean[:, None, None]).addcmul_(centred, -along_scale[:, None, None])
         if len(gain) == 1:
             d_gain, d_bias = d_gain.sum(0, keepdim=True), d_bias.sum(0, keepdim=True)
         return d_x, d_gain, d_bias, None

@@ -186,8 +186,8 @@ class GeneratorBlock(nn.Module):
         self.bn2 = _class_norm(config, out_channels)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        h = self.conv1(F.relu(self.bn1(x, condition)))
-        h = self.conv2(F.relu(self.bn2(h, condition)))
+        h = self.conv1(F.relu(self.bn1(x, condition), inplace=True))
+        h = self.conv2(F.relu(self.bn2(h, condition), inplace=True))
         return h + self.conv_sc(x)
 
 
@@ -385,7 +385,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(x if self.first else F.relu(x))
-        h = self.conv2(F.relu(h))
+        h = self.conv2(F.relu(h, inplace=True))
         return h + (x if self.conv_sc is None else self.conv_sc(x))
 
 
