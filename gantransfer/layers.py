@@ -1,4 +1,4 @@
-"""Layers shared by the networks: BigGAN's spectral norm, folded resampling convolutions, attention.
+"""Layers shared by the networks: BigGAN's spectral norm, folded resampling convolutions.
 
 Spectral norm follows BigGAN-PyTorch (one power iteration in every forward pass, stored only in
 training mode), which neither of PyTorch's own versions does, and keeps its buffer names ``u0`` and
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gantransfer.minimal import convolution
 
 # Rows: taps of the 4-tap kernel; columns: taps of the 3-tap kernel. With u the nearest x2 up-sampled
 # signal, y[2i] = w0 x[i-1] + (w1+w2) x[i] and y[2i+1] = (w0+w1) x[i] + w2 x[i+1].
@@ -157,7 +159,7 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
             return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
         if self.resample == "down":
             return F.conv2d(x, kernel, self.bias, stride=2, padding=1)
-        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+        return convolution(x, kernel, self.bias)
 
 
 class SNLinear(SpectralNorm, nn.Linear):
@@ -194,7 +196,9 @@ class _AffineNorm(torch.autograd.Function):
         ctx.eps = eps
         ctx.save_for_backward(x, gain, mean, inverse)
         ctx.mark_non_differentiable(mean, var)
-        return torch.addcmul(bias[:, :, None, None], centred, (gain * inverse)[:, :, None, None]), mean, var
+        scale = (gain * inverse)[:, :, None, None]
+        out = torch.addcmul(bias[:, :, None, None], centred, scale, out=centred)  # fresh memory costs as much as a sum
+        return out, mean, var
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -208,8 +212,11 @@ class _AffineNorm(torch.autograd.Function):
         count = x.shape[0] * x.shape[2] * x.shape[3]
         along_mean = inverse * (gain * d_bias).sum(0) / count
         along_scale = inverse.square() * (gain * d_gain).sum(0) / count
-        d_x = grad * (gain * inverse)[:, :, None, None] - along_mean[:, None, None]
-        d_x = torch.addcmul(d_x, centred, -along_scale[:, None, None])
+        d_x = grad * (gain * inverse)[:, :, None, None]
+        if torch.is_grad_enabled():
+            d_x = torch.addcmul(d_x - along_mean[:, None, None], centred, -along_scale[:, None, None])
+        else:
+            d_x.sub_(along_mean[:, None, None]).addcmul_(centred, -along_scale[:, None, None])
         if len(gain) == 1:
             d_gain, d_bias = d_gain.sum(0, keepdim=True), d_bias.sum(0, keepdim=True)
         return d_x, d_gain, d_bias, None
@@ -231,32 +238,6 @@ def batch_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return _AffineNorm.apply(x, gain, bias, eps)
-
-
-class SelfAttention(nn.Module):
-    """BigGAN's non-local block: 1x1 spectrally normed convolutions without bias, keys and values 2x2
-    max-pooled, softmax without 1/sqrt(d), output ``gamma * o + x`` with gamma starting at 0.
-
-    Input and output [N, C, H, W] with C >= 8 and even H, W.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.theta = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.phi = SNConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.g = SNConv2d(channels, channels // 2, 1, bias=False, eps=eps)
-        self.o = SNConv2d(channels // 2, channels, 1, bias=False, eps=eps)
-        self.gamma = nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
-        theta = self.theta(x).flatten(2)  # [N, C/8, HW]
-        phi = F.max_pool2d(self.phi(x), 2).flatten(2)  # [N, C/8, HW/4]
-        g = F.max_pool2d(self.g(x), 2).flatten(2)  # [N, C/2, HW/4]
-        beta = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)  # [N, HW, HW/4]
-        # The layout of every other map: the result must not depend on the layout that the weights happen to have.
-        o = (g @ beta.transpose(1, 2)).reshape(n, -1, h, w).contiguous(memory_format=torch.channels_last)
-        return self.gamma * self.o(o) + x
 
 
 _drawing = ContextVar("drawing", default=True)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gantransfer.attention import SelfAttention, attend
 from gantransfer.layers import (
-    SelfAttention,
     SNConv2d,
     SNEmbedding,
     SNLinear,
@@ -246,6 +246,20 @@ def test_batch_norm_derivatives() -> None:
 
     assert torch.autograd.gradcheck(function, args)
     assert torch.autograd.gradgradcheck(function, args)
+
+
+def test_attention_equals_the_products_written_out_and_so_do_its_derivatives() -> None:
+    def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(q @ k.transpose(1, 2), -1) @ v
+
+    args = [randn(2, 12, 3, seed=i).requires_grad_(True) for i in range(2)] + [randn(2, 12, 5).requires_grad_(True)]
+    assert torch.autograd.gradcheck(attend, args) and torch.autograd.gradgradcheck(attend, args)
+    single = [t.detach().float().requires_grad_(True) for t in args]
+    ours, expected = attend(*single), written_out(*args)
+    torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=0)
+    grads = torch.autograd.grad(ours.square().sum(), single)
+    for a, b in zip(grads, torch.autograd.grad(expected.square().sum(), args), strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 # ---- second derivatives, initialisation ------------------------------------------------------------------

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer.attention import SelfAttention
 from gantransfer.errors import ModelError
 from gantransfer.latents import latent_prior
-from gantransfer.layers import SelfAttention, SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
+from gantransfer.layers import SNConv2d, SNEmbedding, SNLinear, initialise, weights_follow
 from gantransfer.norm import (
     BatchNorm,
     ClassBatchNorm,
@@ -188,8 +189,8 @@ class GeneratorBlock(nn.Module):
         self.bn2 = _class_norm(config, out_channels)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        h = self.conv1(F.relu(self.bn1(x, condition)))
-        h = self.conv2(F.relu(self.bn2(h, condition)))
+        h = self.conv1(F.relu(self.bn1(x, condition), inplace=True))
+        h = self.conv2(F.relu(self.bn2(h, condition), inplace=True))
         return h + self.conv_sc(x)
 
 
@@ -387,7 +388,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(x if self.first else F.relu(x))
-        h = self.conv2(F.relu(h))
+        h = self.conv2(F.relu(h, inplace=True))
         return h + (x if self.conv_sc is None else self.conv_sc(x))
 
 
