@@ -46,8 +46,8 @@ SHARED = {
     "transfergan": ("transfergan", {}),
     "freezed": ("freezed", {}),
     "scratch": ("scratch", {}),
-    "fine-tuning stage": ("cgantransfer", {"finetune_nimg": 4}),
-    "official buffers": ("cgantransfer", {"buffers": "official"}),
+    "fine-tuning stage": ("cgantransfer", {"match_steps": 0, "finetune_nimg": 4}),
+    "official buffers": ("cgantransfer", {"match_steps": 0, "buffers": "official"}),
     "official buffers of bsa": ("bsa", {"buffers": "official"}),
 }
 

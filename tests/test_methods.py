@@ -211,14 +211,15 @@ def test_fixed_modules_kept_parameters_and_buffers(trained: Trained) -> None:
 
 
 def test_fine_tuning_releases_frozen_layers_on_time(images: dict[bool, ImageData], tmp_path: Path) -> None:
-    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", {"finetune_nimg": 8}, steps=2)
+    fields = {"match_steps": 0, "finetune_nimg": 8}
+    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", fields, steps=2)
     generator = parts.trainer.generator
     frozen = {f"{name}.{part}" for name, m in generator.named_modules() if isinstance(m, SpectralNorm)
               for part in ("weight", "bias", "u0", "sv0")}
     before = snapshot(generator)
     parts.trainer.run()
     assert not frozen & moved(before, generator)
-    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", {"finetune_nimg": 8}, steps=3)
+    parts = assemble(tmp_path, make_source(), images[True], "cgantransfer", fields, steps=3)
     parts.trainer.restore()
     kept = {k: v for k, v in snapshot(parts.trainer.generator).items() if "prior" in k or "scores" in k}
     parts.trainer.run()

@@ -58,8 +58,9 @@ class _Endless:
                 if event["step"] == until:
                     os.kill(os.getpid(), signal.SIGINT)
 
-        trainer = assemble(out, self.gan, self.data, "cgantransfer", report=report, steps=ENDLESS, eval_nimg=20,
-                           checkpoint_nimg=4 * EVERY, loss=AdversarialLoss(augment="ada", ada_nimg=100)).trainer
+        trainer = assemble(out, self.gan, self.data, "cgantransfer", {"match_steps": 1}, report=report, steps=ENDLESS,
+                           eval_nimg=20, checkpoint_nimg=4 * EVERY,
+                           loss=AdversarialLoss(augment="ada", ada_nimg=100)).trainer
         if (out / "checkpoints").is_dir():
             trainer.restore()
         try:

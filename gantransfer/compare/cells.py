@@ -42,7 +42,9 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "result.json").is_file()
+        """It has a result, and not that of a run that diverged, which is tried again."""
+        file = self.folder / "result.json"
+        return file.is_file() and "diverged" not in json.loads(file.read_text(encoding="utf-8"))
 
 
 def as_recorded(cell: Cell) -> dict[str, Any]:
