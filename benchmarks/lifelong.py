@@ -58,8 +58,8 @@ def main() -> None:
     for number, classes in enumerate(sets, 1):
         run = arguments.out / f"set{number}"
         if not (run / "result.json").is_file():
-            gt.adapt(place, arguments.data, out=run, match_steps=0, steps=arguments.steps, seed=arguments.seed, threads=1,
-                     data_options={"classes": classes, "per_class": arguments.per_class})
+            gt.adapt(place, arguments.data, out=run, match_steps=0, steps=arguments.steps, seed=arguments.seed,
+                     threads=1, data_options={"classes": classes, "per_class": arguments.per_class})
         extended = gt.extend(gan, run)
         place = str(arguments.out / f"model{number}")
         extended.save_pretrained(place)
