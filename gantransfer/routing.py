@@ -114,3 +114,11 @@ class ExtendableGenerator(ConfiguredGenerator):
                 else:
                     setattr(holder, last, norm)
             norm.append(norms[name].to(device), classes)
+
+
+def drawn_by(key: Tensor, source: nn.Module, z: Tensor, condition: Any) -> Tensor:
+    """Images of `source` from z [N, z_dim] and its labels. A style head's noise is seeded by `key` [N, any]: z that
+    were computed are numbers whose last digits depend on the batch, and one key is to give one image in every batch."""
+    if getattr(source, "style_sites", 0):
+        return source(z, condition, noise=source.noise(key))
+    return source(z, condition)

@@ -26,7 +26,7 @@ from gantransfer.errors import ModelError
 from gantransfer.layers import SNLinear
 from gantransfer.norm import ClassMixture, Condition
 from gantransfer.registry import architectures, register_architecture
-from gantransfer.routing import ConfiguredGenerator
+from gantransfer.routing import ConfiguredGenerator, drawn_by
 
 ACTIVATIONS = {"relu": nn.ReLU, "lrelu": lambda: nn.LeakyReLU(0.2), "none": nn.Identity}
 CONDITIONS = ("none", "embedding", "mixture")
@@ -78,14 +78,6 @@ class Miner(nn.Module):
             return z, None
         condition = self.label(u)
         return z, ClassMixture(condition.softmax(1)) if self.config.condition == "mixture" else condition
-
-
-def _drawn(source: nn.Module, z: Tensor, condition: Tensor | ClassMixture | None, u: Tensor) -> Tensor:
-    """Images of `source`. A style head's noise is seeded by u: mined z are numbers whose last digits depend on the
-    batch, and the same u is to give the same image in every one."""
-    if getattr(source, "style_sites", 0):
-        return source(z, condition, noise=source.noise(u))
-    return source(z, condition)
 
 
 def _perceptron(config: MinerConfig, out: int) -> nn.Sequential:
@@ -197,7 +189,7 @@ class Mined(ConfiguredGenerator):
         """Images of one miner and its source, G_i(M_i(u))."""
         own = u[:, self.starts[number] :]
         z, condition = self.miners[number](own)
-        return _drawn(self.sources[number if self.picks else 0], z, condition, own)
+        return drawn_by(own, self.sources[number if self.picks else 0], z, condition)
 
     def pick(self, u: Tensor) -> Tensor:
         """int64 [N]: a source for each row of u, with probabilities `p`: where the normal distribution function of u's
@@ -229,9 +221,9 @@ class Mined(ConfiguredGenerator):
                 z = z.index_put((rows,), found)
                 mined.append((rows, condition))
         if not source.num_classes:
-            return _drawn(source, z, None, u)
+            return drawn_by(u, source, z, None)
         labels = y.where(y < old, 0)
-        return _drawn(source, z, _together(source, labels, mined) if mined else labels, u)
+        return drawn_by(u, source, z, _together(source, labels, mined) if mined else labels)
 
     # ---- identity, extension -------------------------------------------------------------------------
 

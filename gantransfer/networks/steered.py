@@ -30,7 +30,7 @@ from gantransfer.classifier import ConvNet, Perceptron
 from gantransfer.errors import ModelError
 from gantransfer.norm import ClassMixture
 from gantransfer.registry import architectures, register_architecture
-from gantransfer.routing import ConfiguredGenerator
+from gantransfer.routing import ConfiguredGenerator, drawn_by
 
 PRIORS = ("gaussian", "dae", "joint")
 OBJECTIVES = ("logit", "log-probability")
@@ -103,15 +103,16 @@ class Steered(ConfiguredGenerator):
 
     # ---- parts of an update --------------------------------------------------------------------------
 
-    def image(self, h: Tensor) -> Tensor:
-        """G(h): float [N, channels, R, R] in [-1, 1] of codes [N, z_dim]."""
-        z_dim = self.source.z_dim
+    def image(self, h: Tensor, key: Tensor | None = None) -> Tensor:
+        """G(h): float [N, channels, R, R] in [-1, 1] of codes [N, z_dim]; a style head's noise is seeded by `key`
+        (None: h)."""
+        z_dim, key = self.source.z_dim, h if key is None else key
         count = self.z_dim - z_dim
         if not count:
-            return self.source(h, None)
+            return drawn_by(key, self.source, h, None)
         c = h[:, z_dim:]
         weights = 1 / count + (c - c.mean(1, keepdim=True)) / count**0.5
-        return self.source(h[:, :z_dim], ClassMixture(weights))
+        return drawn_by(key, self.source, h[:, :z_dim], ClassMixture(weights))
 
     def denoised(self, h: Tensor, images: Tensor | None = None) -> Tensor:
         """R(h), [N, z_dim]; `images`: G(h) where it is known."""
@@ -128,12 +129,12 @@ class Steered(ConfiguredGenerator):
             scores = scores.log_softmax(1)
         return scores.gather(1, y.view(-1, 1)).squeeze(1)
 
-    def step(self, h: Tensor, y: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The code after one update, without gradient; `noise`: n [N, z_dim], or None for none."""
+    def step(self, h: Tensor, y: Tensor, noise: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """The code after one update, without gradient; `noise`: n [N, z_dim], or None for none. `key`: see `image`."""
         config = self.config
         with torch.enable_grad():
             shift = torch.zeros_like(h, requires_grad=True)
-            images = self.image(h.detach() + shift)
+            images = self.image(h.detach() + shift, h if key is None else key)
             (towards_class,) = torch.autograd.grad(self.objective(images, y).sum(), shift)
         with torch.no_grad():
             moved = h + config.prior_step * (self.denoised(h, images) - h) + config.class_step * towards_class
@@ -150,7 +151,7 @@ class Steered(ConfiguredGenerator):
         with torch.inference_mode(False):
             h, y = u.detach().clone(), y.clone()
             for i in range(self.config.iterations):
-                h = self.step(h, y, None if noise is None else noise[:, i])
+                h = self.step(h, y, None if noise is None else noise[:, i], u)
         return h
 
     def _noise(self, u: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ class Steered(ConfiguredGenerator):
             raise ModelError(f"this model has {self.num_classes} classes and was asked for class {int(y.max())}; "
                              "labels count from 0")
         with torch.no_grad():
-            return self.image(self.codes(u, y))
+            return self.image(self.codes(u, y), u)
 
     # ---- what others ask of a generator --------------------------------------------------------------
 
