@@ -76,11 +76,13 @@ class Targets:
     def adapter(self, content: bytes) -> None:
         """``adapter_config.json``, beside sound tensors."""
         folder = self._adapter
+        self.seeds("adapter")  # before their file is overwritten
         (folder / "adapter_config.json").write_bytes(content)
         gt.merge(self._gan, folder)
 
     def model(self, content: bytes) -> None:
         """``config.json``, beside sound networks."""
+        self.seeds("model")  # before their file is overwritten
         (self._model / "config.json").write_bytes(content)
         gt.GAN.from_pretrained(self._model)
 
