@@ -9,13 +9,14 @@ activation, residual factor 0.1, 4x4 transposed convolutions. Options here that 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gantransfer.latents import noise_of
 
 SLOPE = 0.2  # of every leaky ReLU in this family of networks
 RESIDUAL = 0.1  # factor of a block's main path
@@ -137,14 +138,10 @@ class StyleHead(nn.Module):
         return SITES * len(self.blocks)
 
     def noise(self, z: Tensor) -> list[Tensor]:
-        """Standard normal maps [N, 1, H, W], one for each site. Each image's are drawn from a generator seeded by its
-        row of `z`: the same latent gives the same image in every batch, process and resumed run."""
+        """Standard normal maps [N, 1, H, W], one for each site, made from the latents z [N, z_dim]; see `noise_of`."""
         sides = [self.start * 2 ** (i // SITES + 1) for i in range(self.sites)]
-        rows, draw = z.detach().to("cpu", torch.float32).contiguous().numpy(), torch.Generator()
-        maps = torch.stack([torch.randn(sum(s * s for s in sides), generator=draw.manual_seed(_seed(row.tobytes())))
-                            for row in rows])
-        return [part.view(-1, 1, s, s).to(z) for part, s in zip(maps.split([s * s for s in sides], 1), sides,
-                                                                strict=True)]
+        maps = noise_of(z, sum(s * s for s in sides)).split([s * s for s in sides], 1)
+        return [part.view(-1, 1, s, s) for part, s in zip(maps, sides, strict=True)]
 
     def forward(
         self, z: Tensor, label: Tensor | None, noise: Sequence[Tensor] | None = None,
@@ -162,7 +159,3 @@ class StyleHead(nn.Module):
             own = slice(SITES * i, SITES * (i + 1))
             h = block(h, styles[own], noise[own])
         return h if self.norm is None else self.norm(h)
-
-
-def _seed(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1

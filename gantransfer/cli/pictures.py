@@ -15,7 +15,7 @@ import numpy as np
 
 from gantransfer.cli.common import use_device
 from gantransfer.cli.screen import counter, say
-from gantransfer.errors import OutputError, UsageError, writing
+from gantransfer.errors import UsageError, writing
 
 MILLISECONDS = 60  # per frame of an animation
 CHUNK = 256  # images computed at a time with --single
@@ -255,9 +255,6 @@ def _picture(image: np.ndarray, scale: int) -> Any:
 
 
 def _write(path: Path, action: Any) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         action()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write '{path}' ({reason}); free space or choose another place") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gantransfer.errors import GanTransferError, Interrupted
+from gantransfer.weights import read_json
 
 Report = Callable[[dict[str, Any]], None]
 Outcome = dict[str, Any]
@@ -44,7 +45,7 @@ class Cell:
     def finished(self) -> bool:
         """It has a result, and not that of a run that diverged, which is tried again."""
         file = self.folder / "result.json"
-        return file.is_file() and "diverged" not in json.loads(file.read_text(encoding="utf-8"))
+        return file.is_file() and "diverged" not in read_json(file)
 
 
 def as_recorded(cell: Cell) -> dict[str, Any]:

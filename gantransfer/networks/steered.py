@@ -17,7 +17,6 @@ source classes' mean and covariance, so that the same prior holds for both parts
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from gantransfer.classifier import ConvNet, Perceptron
 from gantransfer.errors import ModelError
+from gantransfer.latents import noise_of
 from gantransfer.norm import ClassMixture
 from gantransfer.registry import architectures, register_architecture
 from gantransfer.routing import ConfiguredGenerator, drawn_by
@@ -147,18 +147,13 @@ class Steered(ConfiguredGenerator):
     def codes(self, u: Tensor, y: Tensor) -> Tensor:
         """The codes [N, z_dim] that u [N, z_dim] have become after all iterations, for classes y [N]. An image's noise
         is drawn from its u, so that the same latent gives the same image in every batch."""
-        noise = self._noise(u) if self.config.noise else None
+        n = self.config.iterations
+        noise = noise_of(u, n * self.z_dim).view(-1, n, self.z_dim) if self.config.noise else None
         with torch.inference_mode(False):
             h, y = u.detach().clone(), y.clone()
-            for i in range(self.config.iterations):
+            for i in range(n):
                 h = self.step(h, y, None if noise is None else noise[:, i], u)
         return h
-
-    def _noise(self, u: Tensor) -> Tensor:
-        draw, shape = torch.Generator(), (self.config.iterations, self.z_dim)
-        rows = u.detach().to("cpu", torch.float32).contiguous().numpy()
-        seeds = (int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:7], "little") for row in rows)
-        return torch.stack([torch.randn(shape, generator=draw.manual_seed(seed)) for seed in seeds]).to(u)
 
     def forward(self, u: Tensor, y: Tensor | None = None, noise: None = None) -> Tensor:
         """float32 images [N, channels, R, R] in [-1, 1] from u [N, z_dim] and int64 labels [N]; without gradient."""
