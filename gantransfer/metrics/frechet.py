@@ -7,8 +7,9 @@ Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local 
 
 The trace of the matrix root is computed without one. With C_1 = A^T A and C_2 = B^T B it is the nuclear norm
 (sum of singular values) of A B^T, which is real by construction. For n <= d images A is the centred features
-themselves, so the matrix is n x n instead of d x d; otherwise symmetric eigenvalues are used. Everything is
-float64.
+themselves, so the matrix is n x n instead of d x d. Otherwise A is a Cholesky factor (of scaled eigenvectors where a
+covariance is singular), and the singular values are the roots of the eigenvalues of the symmetric A C_2 A^T: no
+eigenvectors are computed, and of a covariance one half. Everything is float64.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gantransfer.metrics.base import Comparison, FeatureSet, checked, checked_pa
 from gantransfer.registry import register_metric
 
 ROWS = 8192  # rows converted to float64 at once: 128 MiB at d = 2048
+BLOCK = 256  # rows of a symmetric matrix computed at once, from the diagonal on
 
 
 def frechet_distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> float:
@@ -66,18 +68,17 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
 def mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [d] and unbiased covariance [d, d] of features [n, d], float64, in blocks of rows."""
     x = torch.as_tensor(x)
-    for start in range(0, len(x), ROWS):
-        checked(x[start : start + ROWS], "the", 1)
-    if len(x) < 2:
+    checked(x[:2], "the", 2)
+    mean = x.sum(0, dtype=torch.float64) / len(x)
+    if not bool(torch.isfinite(mean).all()):  # one number that is not finite suffices for that
         checked(x, "the", 2)
-    mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), ROWS):
-        mean += x[start : start + ROWS].double().sum(0) / len(x)
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for start in range(0, len(x), ROWS):
-        centred = x[start : start + ROWS].double() - mean
-        cov += centred.T @ centred / (len(x) - 1)
-    return mean, cov
+        centred = x[start : start + ROWS] - mean
+        for i in range(0, len(cov), BLOCK):
+            cov[i : i + BLOCK, i:] += centred[:, i : i + BLOCK].T @ centred[:, i:]
+    cov /= len(x) - 1
+    return mean, cov.triu() + cov.triu(1).T
 
 
 class _Summary:
@@ -116,15 +117,20 @@ def _between(a: _Summary, b: _Summary) -> float:
 
 
 def _factor_of_covariance(cov: Tensor) -> Tensor:
-    """A with cov = A^T A: scaled eigenvectors; rounding below zero is cut off."""
+    """A with cov = A^T A, upper triangular but for a singular covariance, of which rounding below zero is cut off."""
+    upper, failed = torch.linalg.cholesky_ex((cov + cov.T) / 2, upper=True)
+    if not failed:
+        return upper
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     return values.clamp(min=0).sqrt()[:, None] * vectors.T
 
 
 def _trace_of_root(factor: Tensor, cov: Tensor) -> float:
     """Tr((A^T A C)^(1/2)): the roots of the symmetric matrix A C A^T, [rows of A, rows of A]."""
-    inner = factor @ cov @ factor.T
-    return float(torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum())
+    half, inner = cov @ factor.T, factor.new_empty(len(factor), len(factor))
+    for i in range(0, len(factor), BLOCK):
+        inner[i : i + BLOCK, i:] = factor[i : i + BLOCK] @ half[:, i:]
+    return float(torch.linalg.eigvalsh(inner, UPLO="U").clamp(min=0).sqrt().sum())
 
 
 def _assemble(mu1: Tensor, mu2: Tensor, trace1: float, trace2: float, cross: float) -> float:
