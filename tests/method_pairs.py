@@ -91,8 +91,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# Iterative sampling, which needs labels whatever the source has: a few updates and narrow networks are enough here.
-QUICK: dict[str, dict[str, Any]] = {m: {"iterations": 3, "classifier_width": 4} for m in ("dgn-am", "ppgn")}
+ITERATIVE = ("dgn-am", "ppgn")  # they sample towards classes, which they need whatever the source has
+# What is enough here: a few updates, narrow networks, importance from a few images.
+QUICK: dict[str, dict[str, Any]] = {
+    **{m: {"iterations": 3, "classifier_width": 4} for m in ITERATIVE}, "ewc": {"fisher_images": 12}}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Pair:
 
     @property
     def labelled(self) -> bool:
-        return self.network not in UNLABELLED or "conditioning" in self.fields or self.method in QUICK
+        return self.network not in UNLABELLED or "conditioning" in self.fields or self.method in ITERATIVE
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.method, self.variant, self.network)))

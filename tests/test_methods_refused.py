@@ -113,7 +113,8 @@ def test_wrong_fields_are_refused_before_training(
 def test_one_target_class_is_enough(images: ImageData, tmp_path: Path) -> None:
     data = images.class_subset(["b"])
     for method in methods:
-        parts = assemble(tmp_path / method, make_source(home(method, "hierarchical")), data, method, steps=1)
+        network = home(method, "hierarchical")
+        parts = assemble(tmp_path / method, make_source(network), data, method, Pair(method, network).fields, steps=1)
         parts.trainer.run()
         assert parts.trainer.generator.num_classes == 1
 
