@@ -17,8 +17,8 @@ from PIL import Image
 
 from gantransfer.data import ImageData
 
-# Of what each source knows, what its targets show: glyphs that no other source has a look-alike of (8 passes for B, 0 for
-# D and O), else the true shares of a target would be a matter of taste.
+# Of what each source knows, what its targets show: glyphs of which no other source has a look-alike (8 passes for B, 0
+# for D and O), else the true shares of a target would be a matter of taste.
 SHOWN = {"latin": list("HKM"), "digits": list("247"), "greek": list("δξψ"), "cyrillic": list("ЖЩЮ")}
 TARGETS = [("latin", 200, "digits", 0), ("latin", 150, "digits", 50), ("latin", 100, "digits", 100),
            ("latin", 50, "digits", 150), ("latin", 0, "digits", 200), ("greek", 100, "cyrillic", 100)]
