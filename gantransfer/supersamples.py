@@ -3,12 +3,14 @@
 The part of MineGAN (see `gantransfer.methods.minegan`) that its text leaves open: it says what the selector's p_1..p_N
 are for, picking a generator for every sample in the right frequencies, not how they are learned.
 
-Here p follows the shares f_i of supersamples that generator i wins among the critic's fakes, p <- d p + (1 - d) f with
-d = 2^(-batch / half life). Reason: the fakes that the critic compares with the data are the mixture of winners in
-proportions f, so this is the mixture whose match with the target the game enforces, and sampling by any other p would
-leave it; f is also the minimiser of a selector's cross-entropy on winners, E[-log p_winner], so no learned selector
-could end elsewhere. f moves as the generators learn, hence an average that forgets; with ``update="mean"`` it never
-does.
+The shares f_i of supersamples that generator i wins among the critic's fakes, averaged as f <- d f + (1 - d) f_batch
+with d = 2^(-batch / half life), are one answer: the fakes that the critic compares with the data are the mixture of
+winners, and f is the minimiser of a selector's cross-entropy on winners, E[-log p_winner], so a learned selector would
+end there. But scores vary within a source, so its worse images lose to the others' better ones and f is drawn towards 1
+/ N: for f to stay away from it, the critic must go on preferring one source, so something must stay wrong. A sample by
+p, moreover, is any image of its source, not a winner. So by default (``update="features"``) p is the mixture whose
+features have the images' means (`gantransfer.proportions`), with f where sources cannot be told apart; measured in
+results/minegan. ``update="ema"`` takes f itself, ``"mean"`` the shares of all supersamples so far, which never forget.
 
 Who wins is decided sample by sample (the text leaves that open too; the official prototype does so), by the critic's
 scores of images without augmentation; scoring moves none of its buffers.
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gantransfer.plan import Batch, Losses, Phase
+from gantransfer.proportions import Proportions
 
 
 class Supersample(nn.Module):
@@ -33,20 +36,27 @@ class Supersample(nn.Module):
     graph; where sources are in eval mode they are computed a second time, winners alone, which is exact and cheaper
     than a graph through all.
 
+    Attributes:
+        proportions: what p comes from with ``update="features"``; it sees every fourth image.
+
     Buffers:
-        wins: float [N], supersamples won so far.
+        wins: float [N], supersamples won so far. shares: float [N], the part of them that each wins, averaged.
     """
 
     wins: Tensor
+    shares: Tensor
 
     def __init__(
-        self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int, reused: bool = False
+        self, generator: nn.Module, critic: nn.Module, update: str, half_life_nimg: int, reused: bool = False,
+        proportions: Proportions | None = None,
     ) -> None:
         super().__init__()
         # Not registered: both are saved elsewhere.
         self.__dict__["generator"], self.__dict__["critic"] = generator, critic
         self.update, self.half_life_nimg, self.reused = update, half_life_nimg, reused
         self.register_buffer("wins", torch.zeros(len(generator.sources), device=generator.p.device))
+        self.register_buffer("shares", generator.p.detach().clone())
+        self.proportions = proportions
 
     @property
     def num_classes(self) -> int:
@@ -61,6 +71,8 @@ class Supersample(nn.Module):
             images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
         winners = self.winners(images)
         if learning == self.reused:
+            if self.proportions is not None:
+                self.proportions.add([some(image) for image in images])
             self.count(winners)
         if learning and not tracked:
             return self.generator.draw(u, winners)
@@ -79,24 +91,32 @@ class Supersample(nn.Module):
 
     @torch.no_grad()
     def count(self, winners: Tensor) -> None:
-        """Move `p` by the shares of `winners`, int64 [B], of all processes."""
+        """Move `shares` by `winners`, int64 [B], of all processes, and `p` with them."""
         won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(won)
         self.wins += won
         if self.update == "mean":
-            self.generator.p.copy_(self.wins / self.wins.sum())
+            self.shares.copy_(self.wins / self.wins.sum())
         else:
             shown = float(won.sum())
             keep = 0.5 ** (shown / self.half_life_nimg) if self.half_life_nimg else 0.0
-            self.generator.p.lerp_(won / shown, 1 - keep)
+            self.shares.lerp_(won / shown, 1 - keep)
+        self.generator.p.copy_(self.shares if self.proportions is None else self.proportions.estimate(self.shares))
 
 
-def with_shares(phase: Phase, generator: nn.Module) -> Phase:
-    """`phase` with the selector's p_1..p_N in its log."""
+def some(images: Tensor) -> Tensor:
+    """Every fourth of the images, for means that need no more."""
+    return images.detach()[::4]
+
+
+def with_shares(phase: Phase, selector: Supersample) -> Phase:
+    """The critic's `phase` with its images shown to the selector's `proportions` and p_1..p_N in its log."""
 
     def loss(batch: Batch) -> Losses:
+        if selector.proportions is not None:
+            selector.proportions.see(some(batch.images))
         terms, logs = phase.loss(batch)
-        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(generator.p, 1)}})
+        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(selector.generator.p, 1)}})
 
     return replace(phase, loss=loss)

@@ -25,7 +25,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"config", "registry", "plan", "schedule", "order", "interrupts", "shipped", "weights", "runlog", "alarms"},
         set()),
     "parts": ({"layers", "minimal", "attention", "norm", "losses", "matching", "modulation", "filter_modulation",
-               "stylehead", "augment", "ada", "supersamples", "routing", "scale_shift", "latents", "classifier"},
+               "stylehead", "augment", "ada", "supersamples", "proportions", "routing", "scale_shift",
+               "latents", "classifier"},
               {"plan"}),
     "images": ({"data", "decoding", "imagefiles", "layout", "scan", "fontfaces", "glyph100"}, {"order", "shipped"}),
     "features": ({"features", "glyph_cnn", "random_conv", "inception", "vgg", "perceptual"},
@@ -36,7 +37,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
                 {"settings", "networks", "modulation", "filter_modulation", "layers"}),
     "methods": ({"methods", "extension", "fine_tuning", "steering"}, {
         "plan", "losses", "matching", "modulation", "filter_modulation", "layers", "norm", "registry",
-        "supersamples", "scale_shift", "latents", "perceptual", "augment", "weights"}),
+        "supersamples", "proportions", "scale_shift", "latents", "perceptual", "augment", "weights"}),
     "training": ({"trainer", "checkpoint", "processes", "adapter"},
                  {"settings", "images", "augment", "modulation", "sources"}),
     "measuring": ({"metrics", "nearest", "pictures"}, {"images", "features", "sampling", "registry", "weights"}),

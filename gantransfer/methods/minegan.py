@@ -16,8 +16,8 @@ projection, on the target's classes (ours: without it no miner would know its cl
 Several sources: every G_i has its miner M_i and, as the text writes z ~ p_i(z), a u_i of its own; one critic, of one
 source. A *supersample* is {G_i(M_i(u_i)): i = 1..N}; both losses see its highest-scoring image alone,
 max_i D(G_i(M_i(u_i))), sample by sample, so that only that generator and its miner receive a gradient. The selector's
-p_1..p_N follow the shares of supersamples that each wins (`gantransfer.supersamples` says how, and why). Sampling picks
-one G_i by p; outputs are never blended.
+p_1..p_N are the mixture that has the images' mean features, or follow the shares of supersamples that each wins
+(`gantransfer.supersamples` says how, and why). Sampling picks one G_i by p; outputs are never blended.
 
 Where the official code differs (facts from its BigGAN, StyleGAN and MNIST variants), the paper is the default:
 
@@ -48,6 +48,7 @@ from gantransfer.extension import ROW_INITS, Choices, check_choices, seeded, tar
 from gantransfer.layers import SpectralNorm, weights_follow
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
+from gantransfer.proportions import Proportions
 from gantransfer.registry import architectures, register_method
 from gantransfer.supersamples import Supersample, with_shares
 
@@ -78,8 +79,8 @@ class MineGAN:
         d_embedding: where the critic's class rows start (per_class only).
         critic: number of the source, from 1, whose critic is taken; None: drawn by init_seed.
         noise: several sources read entries of u of their own ("separate") or the same ("shared").
-        p_update: how the selector averages shares of wins. p_half_life_nimg: images after which half of its "ema" is
-            newer.
+        p_update: where the selector's p comes from: mean "features", or the shares of wins, averaged so that they
+            forget ("ema") or not ("mean"). p_half_life_nimg: images after which half of an average is newer.
         buffers: a fixed generator's buffers stay, or move as in the published code.
         lr: Adam rate of the miners. lr_g: Adam rate of the generators in fine-tuning. lr_d: Adam rate of the critic.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
@@ -100,7 +101,7 @@ class MineGAN:
     d_embedding: str = "random"
     critic: int | None = None
     noise: str = "separate"
-    p_update: str = "ema"
+    p_update: str = "features"
     p_half_life_nimg: int = 2000
     buffers: str = "fixed"
     lr: float = 1e-3
@@ -113,7 +114,7 @@ class MineGAN:
     choices: ClassVar[Choices] = {
         "variant": tuple(VARIANTS), "activation": ("preset", "relu", "lrelu", "none"),
         "label_miner": ("auto", "embedding", "mixture"), "miner_init": ("unit", "torch"), "d_embedding": ROW_INITS,
-        "noise": ("separate", "shared"), "p_update": ("ema", "mean"), "buffers": ("fixed", "official"),
+        "noise": ("separate", "shared"), "p_update": ("features", "ema", "mean"), "buffers": ("fixed", "official"),
     }
 
     def __post_init__(self) -> None:
@@ -228,15 +229,19 @@ class MineGAN:
         extras: dict[str, nn.Module] = {"critic": critic}
         fakes: Any = generator
         if len(sources) > 1:
+            proportions = None
+            if self.p_update == "features":
+                proportions = Proportions(origin.discriminator, len(sources), target.resolution, target.channels,
+                                          self.p_half_life_nimg / 4)  # it sees every fourth image
             extras["selector"] = fakes = Supersample(
-                generator, critic, self.p_update, self.p_half_life_nimg, loss.order == "generator")
+                generator, critic, self.p_update, self.p_half_life_nimg, loss.order == "generator", proportions)
         later = None
         if self.finetune:
             groups["G"] = Group(_tuned(generator), self.lr_g)
             later = (self.mining_nimg, ("M", "G"))
         phases = loss.phases(fakes, critic, g_updates=("M",), later=later)
         if len(sources) > 1:
-            phases = [with_shares(phase, generator) if phase.name == "D" else phase for phase in phases]
+            phases = [with_shares(phase, fakes) if phase.name == "D" else phase for phase in phases]
         number = next(i for i, source in enumerate(sources, 1) if source is origin)
         notes = [f"{len(generator.miners)} miner(s) before {len(sources)} source(s), newly initialised "
                  f"({self.variant}, {self.miner_init})", *_conditions(generator),
