@@ -21,7 +21,7 @@ from gantransfer.errors import DataError
 from gantransfer.metrics.base import Comparison, FeatureSet, checked, checked_pair, metric
 from gantransfer.registry import register_metric
 
-ROWS = 8192  # rows converted to float64 at once: 128 MiB at d = 2048
+ROWS = 1024  # rows converted to float64 at once: 16 MiB at d = 2048
 BLOCK = 256  # rows of a symmetric matrix computed at once, from the diagonal on
 
 
@@ -73,10 +73,11 @@ def mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(mean).all()):  # one number that is not finite suffices for that
         checked(x, "the", 2)
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), ROWS):
-        centred = x[start : start + ROWS] - mean
+    held = cov.new_empty(min(ROWS, len(x)), len(cov))
+    for rows in x.split(ROWS):
+        centred = torch.sub(rows, mean, out=held[: len(rows)])
         for i in range(0, len(cov), BLOCK):
-            cov[i : i + BLOCK, i:] += centred[:, i : i + BLOCK].T @ centred[:, i:]
+            cov[i : i + BLOCK, i:].addmm_(centred[:, i : i + BLOCK].T, centred[:, i:])
     cov /= len(x) - 1
     return mean, cov.triu() + cov.triu(1).T
 
@@ -118,18 +119,23 @@ def _between(a: _Summary, b: _Summary) -> float:
 
 def _factor_of_covariance(cov: Tensor) -> Tensor:
     """A with cov = A^T A, upper triangular but for a singular covariance, of which rounding below zero is cut off."""
-    upper, failed = torch.linalg.cholesky_ex((cov + cov.T) / 2, upper=True)
+    upper, failed = torch.linalg.cholesky_ex(cov, upper=True)
     if not failed:
         return upper
-    values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
+    values, vectors = torch.linalg.eigh(cov, UPLO="U")
     return values.clamp(min=0).sqrt()[:, None] * vectors.T
 
 
 def _trace_of_root(factor: Tensor, cov: Tensor) -> float:
-    """Tr((A^T A C)^(1/2)): the roots of the symmetric matrix A C A^T, [rows of A, rows of A]."""
-    half, inner = cov @ factor.T, factor.new_empty(len(factor), len(factor))
-    for i in range(0, len(factor), BLOCK):
-        inner[i : i + BLOCK, i:] = factor[i : i + BLOCK] @ half[:, i:]
+    """Tr((A^T A C)^(1/2)): the roots of the symmetric matrix A C A^T, [rows of A, rows of A]. Zeros of a triangular A
+    and the lower half of the product are left out."""
+    half, inner = cov.new_empty(len(cov), len(factor)), cov.new_empty(len(factor), len(factor))
+    upper = not bool(factor.tril(-1).any())
+    blocks = [(slice(i, i + BLOCK), slice(i if upper else 0, None)) for i in range(0, len(factor), BLOCK)]
+    for rows, filled in blocks:
+        half[:, rows] = cov[:, filled] @ factor[rows, filled].T
+    for rows, filled in blocks:
+        inner[rows, rows.start :] = factor[rows, filled] @ half[filled, rows.start :]
     return float(torch.linalg.eigvalsh(inner, UPLO="U").clamp(min=0).sqrt().sum())
 
 
