@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from gantransfer.errors import UsageError, did_you_mean
+from gantransfer.observing import over_processes
 
 GROUPS = ("blit", "geometry", "colour")
 EVERY = 4  # batches between adjustments of p
@@ -69,8 +70,7 @@ class AdaptiveAugment(nn.Module):
     def observe(self, logits: Tensor) -> None:
         """Take in the critic's logits [N] of real images, and adjust p when it is time."""
         seen = torch.stack([logits.float().sign().sum(), logits.new_tensor(float(len(logits)), dtype=torch.float32)])
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(seen)
+        seen = over_processes(seen)
         self.signs += seen[0].to(self.signs)
         self.count += seen[1].to(self.count)
         self.batches += 1

@@ -76,8 +76,8 @@ def given_latents(generator: nn.Module) -> Iterator[None]:
 
 
 def noise_of(z: Tensor, count: int) -> Tensor:
-    """Standard normal numbers [N, count], like z, for latents z [N, z_dim]. Each row's are drawn from a
-    generator seeded by that row of `z`: the same latent has the same noise in every batch, process and resumed run."""
+    """Standard normal numbers [N, count], of the dtype and on the device of the latents z [N, z_dim]. Each row's are
+    drawn from a generator seeded by that row: a latent has the same noise in every batch, process and resumed run."""
     rows, draw = z.detach().to("cpu", torch.float32).contiguous().numpy(), torch.Generator()
     seeds = (int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little") >> 1 for row in rows)
     return torch.stack([torch.randn(count, generator=draw.manual_seed(seed)) for seed in seeds]).to(z)

@@ -10,33 +10,27 @@ iterations are spent on.
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from gantransfer.observing import FrozenCritic, over_processes
 from gantransfer.plan import Batch
 
 PER_CLASS = 8  # fakes of a class in a batch, where the batch allows
 
 
-class FeatureMatching(nn.Module):
+class FeatureMatching(FrozenCritic):
     """The matching term and what it has seen of the images, which is saved and resumed with the run.
 
     Args:
-        critic: the source's; a copy is frozen. It has ``maps(images)``, the activations [N, C, H, W] of its blocks.
+        critic: the source's, see `FrozenCritic`.
         classes: number of the target's classes, 1 or more.
         resolution, channels: of the images.
         squares: weight of the mean squares beside the means.
     """
 
-    critic: nn.Module
-
     def __init__(self, critic: nn.Module, classes: int, resolution: int, channels: int, squares: float = 0.3) -> None:
-        super().__init__()
-        # Not registered: it is the source's, and need not be in every checkpoint.
-        self.__dict__["critic"] = copy.deepcopy(critic).eval().requires_grad_(False)
+        super().__init__(critic)
         self.squares = squares
         device = next(critic.parameters()).device
         with torch.no_grad():
@@ -45,10 +39,6 @@ class FeatureMatching(nn.Module):
         for i, activation in enumerate(maps):
             for kind in ("sum", "square"):
                 self.register_buffer(f"{kind}{i}", torch.zeros(classes, *activation.shape[1:], device=device))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FeatureMatching:
-        self.critic._apply(fn)
-        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def see(self, images: Tensor, labels: Tensor) -> None:
@@ -61,10 +51,7 @@ class FeatureMatching(nn.Module):
 
     def _add(self, name: str, labels: Tensor, values: Tensor) -> None:
         total = self.get_buffer(name)
-        increment = torch.zeros_like(total).index_add_(0, labels, values)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(increment)
-        total += increment
+        total += over_processes(torch.zeros_like(total).index_add_(0, labels, values))
 
     def labels(self, batch: Batch) -> Tensor:
         """int64 [n], about the batch's size: fakes' classes in runs of equal, even length of 2 or more, classes drawn

@@ -8,43 +8,36 @@ class ratios by mean matching (Iyer, Nath and Sarawagi, "Maximum Mean Discrepanc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from gantransfer.observing import FrozenCritic, over_processes
 
 DEVIATIONS = 3
 
 
-class Proportions(nn.Module):
+class Proportions(FrozenCritic):
     """Running means of features, saved and resumed with the run, and the estimate from them.
 
     Args:
-        critic: a source's; a copy is frozen. It has ``maps(images)``, the activations [N, C, H, W] of its blocks.
+        critic: a source's, see `FrozenCritic`.
         sources: their number N. resolution, channels: of the images.
         half_life: of each source's images after which half of its mean is newer, since miners learn; 0: the last batch.
     """
 
-    critic: nn.Module
     drawn: Tensor
     seen: Tensor
 
     def __init__(self, critic: nn.Module, sources: int, resolution: int, channels: int, half_life: float) -> None:
-        super().__init__()
-        # Not registered: it is the source's, and need not be in every checkpoint.
-        self.__dict__["critic"] = copy.deepcopy(critic).eval().requires_grad_(False)
+        super().__init__(critic)
         self.half_life = half_life
         device = next(critic.parameters()).device
         width = self.features(torch.zeros(1, channels, resolution, resolution, device=device)).shape[1]
         # Sums over images of features and, for the variance, of squares; the last entry counts the images.
         self.register_buffer("drawn", torch.zeros(sources, 2 * width + 1, device=device))
         self.register_buffer("seen", torch.zeros(2 * width + 1, device=device))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Proportions:
-        self.critic._apply(fn)
-        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -63,10 +56,7 @@ class Proportions(nn.Module):
 
     def _sums(self, images: Tensor) -> Tensor:
         found = self.features(images)
-        sums = torch.cat([found.sum(0), found.square().sum(0), found.new_tensor([float(len(found))])])
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(sums)
-        return sums
+        return over_processes(torch.cat([found.sum(0), found.square().sum(0), found.new_tensor([float(len(found))])]))
 
     def estimate(self, shares: Tensor) -> Tensor:
         """Weights [N], each 0 or more with sum 1. Features count in units of their deviation within sources. Where

@@ -6,8 +6,8 @@ are for, picking a generator for every sample in the right frequencies, not how 
 The shares f_i of supersamples that generator i wins among the critic's fakes, averaged as f <- d f + (1 - d) f_batch
 with d = 2^(-batch / half life), are one answer: the fakes that the critic compares with the data are the mixture of
 winners, and f is the minimiser of a selector's cross-entropy on winners, E[-log p_winner], so a learned selector would
-end there. But scores vary within a source, so its worse images lose to the others' better ones and f is drawn towards 1
-/ N: for f to stay away from it, the critic must go on preferring one source, so something must stay wrong. A sample by
+end there. But scores vary within a source, so its worse images lose to the others' better ones and f is drawn towards
+1/N: for f to stay away from it, the critic must go on preferring one source, so something must stay wrong. A sample by
 p, moreover, is any image of its source, not a winner. So by default (``update="features"``) p is the mixture whose
 features have the images' means (`gantransfer.proportions`), with f where sources cannot be told apart; measured in
 results/minegan. ``update="ema"`` takes f itself, ``"mean"`` the shares of all supersamples so far, which never forget.
@@ -22,10 +22,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from gantransfer.observing import over_processes
 from gantransfer.plan import Batch, Losses, Phase
 from gantransfer.proportions import Proportions
+
+SEEN = 4  # one image in so many is looked at for mean features, which need no more
 
 
 class Supersample(nn.Module):
@@ -37,7 +40,7 @@ class Supersample(nn.Module):
     than a graph through all.
 
     Attributes:
-        proportions: what p comes from with ``update="features"``; it sees every fourth image.
+        proportions: what p comes from with ``update="features"``; it sees every `SEEN`-th image.
 
     Buffers:
         wins: float [N], supersamples won so far. shares: float [N], the part of them that each wins, averaged.
@@ -92,9 +95,7 @@ class Supersample(nn.Module):
     @torch.no_grad()
     def count(self, winners: Tensor) -> None:
         """Move `shares` by `winners`, int64 [B], of all processes, and `p` with them."""
-        won = torch.bincount(winners, minlength=len(self.wins)).to(self.wins)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(won)
+        won = over_processes(torch.bincount(winners, minlength=len(self.wins)).to(self.wins))
         self.wins += won
         if self.update == "mean":
             self.shares.copy_(self.wins / self.wins.sum())
@@ -106,8 +107,8 @@ class Supersample(nn.Module):
 
 
 def some(images: Tensor) -> Tensor:
-    """Every fourth of the images, for means that need no more."""
-    return images.detach()[::4]
+    """Every `SEEN`-th of the images."""
+    return images.detach()[::SEEN]
 
 
 def with_shares(phase: Phase, selector: Supersample) -> Phase:

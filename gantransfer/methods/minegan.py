@@ -50,7 +50,7 @@ from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
 from gantransfer.proportions import Proportions
 from gantransfer.registry import architectures, register_method
-from gantransfer.supersamples import Supersample, with_shares
+from gantransfer.supersamples import SEEN, Supersample, with_shares
 
 # Published miners; layers are as wide as the source's z.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -232,7 +232,7 @@ class MineGAN:
             proportions = None
             if self.p_update == "features":
                 proportions = Proportions(origin.discriminator, len(sources), target.resolution, target.channels,
-                                          self.p_half_life_nimg / 4)  # it sees every fourth image
+                                          self.p_half_life_nimg / SEEN)
             extras["selector"] = fakes = Supersample(
                 generator, critic, self.p_update, self.p_half_life_nimg, loss.order == "generator", proportions)
         later = None

@@ -67,7 +67,7 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
 
 def mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [d] and unbiased covariance [d, d] of features [n, d], float64, in blocks of rows."""
-    x = torch.as_tensor(x)
+    x = torch.as_tensor(x).detach()
     checked(x[:2], "the", 2)
     mean = x.sum(0, dtype=torch.float64) / len(x)
     if not bool(torch.isfinite(mean).all()):  # one number that is not finite suffices for that
@@ -129,7 +129,7 @@ def _factor_of_covariance(cov: Tensor) -> Tensor:
 def _trace_of_root(factor: Tensor, cov: Tensor) -> float:
     """Tr((A^T A C)^(1/2)): the roots of the symmetric matrix A C A^T, [rows of A, rows of A]. Zeros of a triangular A
     and the lower half of the product are left out."""
-    half, inner = cov.new_empty(len(cov), len(factor)), cov.new_empty(len(factor), len(factor))
+    half, inner = cov.new_empty(len(cov), len(factor)), cov.new_zeros(len(factor), len(factor))
     upper = not bool(factor.tril(-1).any())
     blocks = [(slice(i, i + BLOCK), slice(i if upper else 0, None)) for i in range(0, len(factor), BLOCK)]
     for rows, filled in blocks:
