@@ -10,22 +10,25 @@ import importlib
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gantransfer.runs import environment
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reliability"
-SIZES = {
-    "kills": {"kills": 160, "lives": 40},
-    "disks": {"sizes": 30},
+SIZES = {  # the longest first, as several run side by side
     "resume": {"share": 1.0, "steps": 20},
-    "files": {"damaged": 20_000},
-    "fuzz": {"seconds": 40},
     "load": {"samples": 100_000, "measured": 50_000, "entries": 1_000_000},
+    "kills": {"kills": 160, "lives": 40},
+    "fuzz": {"seconds": 40},
+    "disks": {"sizes": 30},
+    "files": {"damaged": 20_000},
 }
 TITLES = {
     "kills": "kill -9 at random moments", "disks": "full and read-only disks", "resume": "exact resume",
@@ -41,24 +44,34 @@ def main() -> int:
     for name in (f"{part}.{size}" for part, sizes in SIZES.items() for size in sizes):
         part, _, size = name.partition(".")
         parser.add_argument(f"--{name}", type=type(SIZES[part][size]), default=SIZES[part][size], metavar="N")
+    parser.add_argument("--jobs", type=int, default=2, help="parts that run side by side: %(default)s")
     given = vars(parser.parse_args())
-    out, failed = given["out"], 0
+    out, parts = given["out"], given["only"].split(",")
     out.mkdir(parents=True, exist_ok=True)
-    for part in given["only"].split(","):
-        sizes = {size: given[f"{part}.{size}"] for size in SIZES[part]}
-        print(f"{TITLES[part]}: {sizes}", flush=True)
-        record = _one(part, sizes)
-        failed += "failed" in record
-        record |= {"part": part, "sizes": sizes, "note": given["note"], "environment": environment()}
-        (out / f"{part}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"  {record.get('failed') or record.get('skipped') or record}"[:2000], flush=True)
-    (out / "README.md").write_text(summary(out), encoding="utf-8")
-    return 1 if failed else 0
+    began, took = time.perf_counter(), ""
+    if len(parts) == 1:
+        failed = _record(parts[0], {size: given[f"{parts[0]}.{size}"] for size in SIZES[parts[0]]}, given["note"], out)
+    else:  # each in a process of its own, whose peak of memory is then its own
+        with ThreadPoolExecutor(given["jobs"]) as pool:
+            words = [sys.executable, "-m", "torture", *sys.argv[1:], "--only"]
+            failed = any([code != 0 for code in pool.map(lambda part: subprocess.call([*words, part]), parts)])
+        took = f"All of it in one run, {given['jobs']} parts side by side: {time.perf_counter() - began:.0f} s."
+    (out / "README.md").write_text(summary(out, took), encoding="utf-8")
+    return int(failed)
+
+
+def _record(part: str, sizes: dict[str, Any], note: str, out: Path) -> bool:
+    """Run a part and write its record; whether it failed."""
+    print(f"{TITLES[part]}: {sizes}", flush=True)
+    record = _one(part, sizes) | {"part": part, "sizes": sizes, "note": note, "environment": environment()}
+    (out / f"{part}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{TITLES[part]}: {record.get('failed') or record.get('skipped') or record}"[:2000], flush=True)
+    return "failed" in record
 
 
 def _one(part: str, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one part, in a folder that is gone afterwards, with the peak of memory of this process so far and
-    of its largest child."""
+    """The figures of one part, in a folder that is gone afterwards, with the peak of memory of this process and of its
+    largest child."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         try:
@@ -72,14 +85,14 @@ def _one(part: str, sizes: dict[str, Any]) -> dict[str, Any]:
             "load_average": [round(x, 1) for x in os.getloadavg()]}
 
 
-def summary(out: Path) -> str:
-    """The Markdown beside the records: one row for each part that has one."""
+def summary(out: Path, took: str = "") -> str:
+    """The Markdown beside the records: one row for each part that has one, and how long a run of all `took`."""
     files = [file for part in SIZES if (file := out / f"{part}.json").is_file()]
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     rows = [f"| {TITLES[r['part']]} | {_count(r.get('faults'))} | {_count(r.get('survived'))} | {_what(r)} | "
             f"{r['wall_seconds']:.0f} s | {max(r['peak_mb'], r['peak_mb_of_children']):,} MB |" for r in records]
     machine = records[0]["environment"] if records else {}
-    notes = sorted({r["note"] for r in records if r["note"]})
+    notes = sorted({note for r in records if (note := r["note"])} | {took} - {""})
     return "\n".join([
         "# Reliability", "",
         "What was tried by `make torture` (benchmarks/torture), and what of it survived; the figures are in the JSON "
