@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.plain import MEANS
 from benchmarks.workloads import WORKS, make_trainer
+from gantransfer.kept_memory import kept_memory
 from gantransfer.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,9 +66,10 @@ def main() -> None:
     results = {}
     for work in [a.work] if a.work else WORKS:
         size = {"batch_size": a.batch} if a.batch else {}
-        trainer = make_trainer(WORKS[work], a.form, a.device, a.threads, **size)
-        trainer._iteration()
-        phases, operations = by_phase(trainer), by_operation(trainer, a.device)
+        trainer = make_trainer(WORKS[work], MEANS if a.form == "plain" else (), a.device, a.threads, **size)
+        with kept_memory() if a.form == "ours" else nullcontext():
+            trainer._iteration()
+            phases, operations = by_phase(trainer), by_operation(trainer, a.device)
         results[work] = {"form": a.form, "batch": trainer.schedule.batch_size, "seconds": phases, "share": operations}
         print(f"\n{work}, {a.form}: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items()))
         for name, share in operations.items():

@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # not this folder, whose profile.py would hide the standard library's
 
-import torch  # noqa: E402
-
-from benchmarks.plain import MEANS, plain  # noqa: E402
-from benchmarks.speed import turns  # noqa: E402
-from benchmarks.workloads import WORKS, make_trainer  # noqa: E402
+from benchmarks.forms import KEPT, measured  # noqa: E402
+from benchmarks.plain import MEANS  # noqa: E402
+from benchmarks.speed import iteration  # noqa: E402
 
 
 def main() -> None:
@@ -32,20 +31,18 @@ def main() -> None:
     parser.add_argument("--works", default="cgantransfer 32,cgantransfer 128,adafm 128")
     parser.add_argument("--out", type=Path, default=None, help="a Markdown file (default: results/speed/means.md)")
     a = parser.parse_args()
-    torch.set_num_threads(a.threads)
     works = a.works.split(",")
-    gains: dict[str, list[str]] = {means: [] for means in MEANS}
+    gains: dict[str, list[str]] = {means: [] for means in (*MEANS, KEPT)}
     for work in works:
-        size = {"batch_size": a.batch} if a.batch else {}
-        trainers = {form: make_trainer(WORKS[work], "ours", a.device, a.threads, **size) for form in ("ours", *MEANS)}
-        for means in MEANS:
-            for part in (trainers[means].generator, trainers[means].extras):
-                plain(part, {means})
-        times = turns({form: trainer._iteration for form, trainer in trainers.items()}, a.repeat, a.device)
-        base = statistics.median(times["ours"])
-        for means in MEANS:
-            ratios = sorted(t / o for t, o in zip(times[means], times["ours"], strict=True))
-            gains[means].append(f"{statistics.median(times[means]) / base:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        make = partial(iteration, work=work, changes={}, precision="fp32", batch=a.batch, device=a.device,
+                       threads=a.threads)
+        found = measured(make, ("ours", *(f"without {means}" for means in gains)), a.repeat, a.device, a.threads)
+        ours = found["ours"]["seconds"]
+        for means in gains:
+            times = found[f"without {means}"]["seconds"]
+            ratios = sorted(t / o for t, o in zip(times, ours, strict=True))
+            gain = statistics.median(times) / statistics.median(ours)
+            gains[means].append(f"{gain:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     lines = [f"| means | {' | '.join(works)} |", "|---" * (len(works) + 1) + "|"]
     lines += [f"| {means} | {' | '.join(found)} |" for means, found in gains.items()]
     text = "\n".join(lines) + "\n"

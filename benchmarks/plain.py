@@ -23,6 +23,7 @@ from gantransfer.layers import SNConv2d, SpectralNorm
 from gantransfer.modulation import Propagation
 from gantransfer.networks import gp_gan
 from gantransfer.norm import BatchNorm, ClassBatchNorm, ClassTable, Condition
+from gantransfer.saved_maps import AveragePool
 from gantransfer.stylehead import RESIDUAL, SLOPE
 
 MEANS = ("constants", "resampling", "minimal filtering", "attention", "norm", "class tables", "residual blocks",
@@ -105,6 +106,10 @@ def _residual_block(block: gp_gan.ResidualBlock, x: Tensor, up: bool = False) ->
     return (x if block.conv_s is None else block.conv_s(x)) + RESIDUAL * h
 
 
+def _average_pool(layer: AveragePool, x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=2, padding=1)
+
+
 def _attention(block: SelfAttention, x: Tensor) -> Tensor:
     n, _, h, w = x.shape
     theta = block.theta(x).flatten(2)
@@ -120,6 +125,7 @@ FORMS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
     (nn.Conv2d, "channels_last", _convolution),
     (ClassTable, "class tables", _class_table),
     (gp_gan.ResidualBlock, "residual blocks", _residual_block),
+    (AveragePool, "residual blocks", _average_pool),
 )
 
 

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ sys.path[0] = str(ROOT)  # not this folder, whose profile.py would hide the stan
 
 import torch  # noqa: E402
 
-from benchmarks.speed import synchronize, turns  # noqa: E402
 from benchmarks.workloads import HINGE, Work, make_trainer  # noqa: E402
+from gantransfer.kept_memory import kept_memory  # noqa: E402
 from gantransfer.modulation import propagations  # noqa: E402
 from gantransfer.trainer import Trainer  # noqa: E402
 
@@ -36,27 +37,25 @@ def work(device: str, **network: Any) -> Work:
                 "cgantransfer", 16, loss=HINGE)
 
 
-def seconds(trainer: Trainer, repeat: int, device: str) -> float:
-    return statistics.median(turns({"": trainer._iteration}, repeat, device)[""])
+def seconds(run: Callable[[], object], repeat: int, device: str) -> float:
+    """Median of `repeat` runs after one that does not count."""
+    times = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
-def tables(trainer: Trainer, device: str, repeat: int = 5) -> float:
+def tables(trainer: Trainer, device: str) -> float:
     """Seconds of every class table, forward and backward, once."""
     trainer._only(trainer.plan.phases[-1].updates)
     layers = [trainer.generator.get_submodule(name) for name, _ in propagations(trainer.generator)]
-
-    def run() -> None:
-        sum(layer.weight.sum() for layer in layers).backward()
-
-    times = []
-    for _ in range(repeat + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
+    found = seconds(lambda: sum(layer.weight.sum() for layer in layers).backward(), 5, device)
     trainer.generator.zero_grad(set_to_none=True)
-    return statistics.median(times[1:])
+    return found
 
 
 def main() -> None:
@@ -73,9 +72,10 @@ def main() -> None:
     plan = [(batch, 32, 100) for batch in BATCHES[:last]] + [(8, side, 100) for side in RESOLUTIONS[:last]]
     plan += [(16, 32, classes) for classes in CLASSES[:last]]
     for batch, side, classes in plan:
-        trainer = make_trainer(work(a.device, resolution=side, num_classes=classes), "ours", a.device, a.threads,
+        trainer = make_trainer(work(a.device, resolution=side, num_classes=classes), (), a.device, a.threads,
                                batch_size=batch)
-        whole, part = seconds(trainer, a.repeat, a.device), tables(trainer, a.device)
+        with kept_memory():
+            whole, part = seconds(trainer._iteration, a.repeat, a.device), tables(trainer, a.device)
         # Both phases of an iteration make the tables, the critic's without a backward pass.
         lines.append(f"| {batch} | {side} | {classes} | {whole:.3f} | {2 * part:.4f} | {1000 * whole / batch:.1f} |")
         print(lines[-1], flush=True)

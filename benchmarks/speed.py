@@ -4,10 +4,12 @@
     python benchmarks/speed.py --quick         # a trial: small batches, two repetitions, nothing written
     python benchmarks/speed.py --device cuda   # the same code on a GPU; --precision bf16 for autocast
 
-Forms of a row take turns, so that a machine that slows down slows both; a ratio is that of medians, its spread the
-least and largest ratio of one turn. Peak memory is the growth of a fresh process's resident memory (GPU: of allocated
-memory) over two iterations. Shares are of the product of two 2,048 x 2,048 float32 matrices, timed in the same run.
-Equality is checked first, on the same networks: images and logits absolutely, gradients by the norm of the difference.
+Forms of a row take turns, each in a process of its own, so that a machine that slows down slows all; a ratio is that of
+medians, its spread the least and largest ratio of one turn. Ours keeps freed memory (`gantransfer.kept_memory`); plain
+has PyTorch's default, and stands a second time with its memory kept, which leaves the algebra and the layout. Peak
+memory is the growth of the process's resident memory (GPU: of allocated memory) over the first two runs. Shares are of
+the product of two 2,048 x 2,048 float32 matrices, timed in the same run. Equality is checked first, on the same
+networks: images and logits absolutely, gradients by the norm of the difference.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,13 @@ sys.path[0] = str(ROOT)  # not this folder, whose profile.py would hide the stan
 
 import torch  # noqa: E402
 
-from benchmarks.flops import flops  # noqa: E402
-from benchmarks.plain import frechet_plain, plain  # noqa: E402
+from benchmarks.forms import Run, measured  # noqa: E402
+from benchmarks.plain import MEANS, frechet_plain, plain  # noqa: E402
 from benchmarks.workloads import WORKS, Work, make_trainer, source  # noqa: E402
 from gantransfer.metrics.frechet import frechet_distance_from_features  # noqa: E402
 from gantransfer.sampling import generate  # noqa: E402
 
-Run = Callable[[], object]
+PLAIN, PLAIN_KEPT, OURS = "plain", "plain, memory kept", "ours"
 SHARED_FAKES = {"loss": {"order": "generator"}}  # the critic sees the images of the generator's step
 # name -> (workload, what ours does otherwise, wanted ratio on the CPU, on a GPU)
 ITERATIONS: dict[str, tuple[str, dict[str, Any], float, float]] = {
@@ -46,29 +48,14 @@ ITERATIONS: dict[str, tuple[str, dict[str, Any], float, float]] = {
 }
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def turns(runs: Mapping[str, Run], repeat: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every run, `repeat` times in turn after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeat + 1):
-        for name, run in runs.items():
-            synchronize(device)
-            start = time.perf_counter()
-            run()
-            synchronize(device)
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
 def matrix_peak(device: str) -> float:
     """FLOP/s of a large float32 matrix product."""
     a = torch.randn(2048, 2048, device=device)
-    times = turns({"mm": lambda: a @ a}, 9, device)["mm"]
+    out, times = torch.empty_like(a), []
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, a, out=out)[0, 0].item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
     return 2 * 2048**3 / min(times)
 
 
@@ -78,9 +65,9 @@ def matrix_peak(device: str) -> float:
 def differences(work: Work, device: str) -> dict[str, float]:
     """Largest difference of images and logits, and of each phase's gradients by norm, from one batch of 8, between ours
     and plain; and for the gradients that of plain float32 from plain float64, which is how exact they can be."""
-    forms = {"ours": make_trainer(work, "ours", device, batch_size=8),
-             "plain": make_trainer(work, "plain", device, batch_size=8),
-             "exact": make_trainer(work, "plain", device, batch_size=8)}
+    forms = {"ours": make_trainer(work, (), device, batch_size=8),
+             "plain": make_trainer(work, MEANS, device, batch_size=8),
+             "exact": make_trainer(work, MEANS, device, batch_size=8)}
     found: dict[str, float] = {}
     for part in (forms["exact"].generator, forms["exact"].extras):
         part.double()
@@ -116,85 +103,78 @@ def differences(work: Work, device: str) -> dict[str, float]:
 # ---- rows ------------------------------------------------------------------------------------------------
 
 
-def row(name: str, runs: Mapping[str, Run], wanted: float, repeat: int, device: str, peak: float) -> dict[str, Any]:
-    times = turns(runs, repeat, device)
+def row(name: str, make: Callable[[frozenset[str]], Run], wanted: float, repeat: int, a: argparse.Namespace,
+        peak: float) -> dict[str, Any]:
+    forms = (PLAIN, PLAIN_KEPT, OURS) if a.device == "cpu" else (PLAIN, OURS)
+    found = measured(make, forms, repeat, a.device, a.threads)
+    times = {form: values["seconds"] for form, values in found.items()}
     median = {form: statistics.median(t) for form, t in times.items()}
-    ratios = [a / b for a, b in zip(times["plain"], times["ours"], strict=True)]
-    count = {form: flops(run) for form, run in runs.items()}
+    ratios = [x / y for x, y in zip(times[PLAIN], times[OURS], strict=True)]
+    count = {form: found[form]["flops"] for form in (PLAIN, OURS)}
     return {
-        "name": name, "wanted": wanted, "ratio": median["plain"] / median["ours"], "least": min(ratios),
+        "name": name, "wanted": wanted, "ratio": median[PLAIN] / median[OURS], "least": min(ratios),
         "largest": max(ratios), "seconds": median, "tflop": {form: c / 1e12 for form, c in count.items()},
-        "share_of_peak": {form: count[form] / median[form] / peak for form in runs},
-        "flop_ratio": count["plain"] / max(count["ours"], 1),
+        "share_of_peak": {form: c / median[form] / peak for form, c in count.items()},
+        "flop_ratio": count[PLAIN] / max(count[OURS], 1), "memory_mb": {form: found[form]["growth"] for form in forms},
     }
+
+
+def iteration(without: frozenset[str], work: str, changes: dict[str, Any], precision: str, batch: int, device: str,
+              threads: int) -> Run:
+    """An iteration of `work`; what is not plain has the `changes` and the `precision`."""
+    settings = {**({} if without else {**changes, "precision": precision}), **({"batch_size": batch} if batch else {})}
+    return make_trainer(WORKS[work], without, device, threads, **settings)._iteration
 
 
 def iteration_row(name: str, a: argparse.Namespace, peak: float) -> dict[str, Any]:
     work, changes, cpu, gpu = ITERATIONS[name]
-    batch = {"batch_size": a.batch} if a.batch else {}
-    ours = make_trainer(WORKS[work], "ours", a.device, a.threads, precision=a.precision, **changes, **batch)
-    other = make_trainer(WORKS[work], "plain", a.device, a.threads, **batch)
+    make = partial(iteration, work=work, changes=changes, precision=a.precision, batch=a.batch, device=a.device,
+                   threads=a.threads)
     equal = {} if changes or a.precision != "fp32" else differences(WORKS[work], a.device)
-    wanted = gpu if a.device == "cuda" else cpu
-    found = row(name, {"plain": other._iteration, "ours": ours._iteration}, wanted, a.repeat, a.device, peak)
-    return {**found, "batch": ours.schedule.batch_size, "equality": equal,
-            "memory_mb": {form: memory(name, form, a) for form in ("plain", "ours")}}
+    found = row(name, make, gpu if a.device == "cuda" else cpu, a.repeat, a, peak)
+    return {**found, "equality": equal}
+
+
+def frozen_generator(without: frozenset[str], device: str) -> torch.nn.Module:
+    """The frozen source generator of the first row."""
+    generator = source(WORKS["cgantransfer 32"], device).generator.to(device)
+    return plain(generator, without).requires_grad_(False)
+
+
+def draws(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(n, 128, generator=rng), torch.randint(90, (n,), generator=rng)
+
+
+def sampling(without: frozenset[str], n: int, device: str) -> Run:
+    return partial(generate, frozen_generator(without, device), *draws(n))
 
 
 def sampling_row(a: argparse.Namespace, peak: float) -> dict[str, Any]:
-    """Images from the frozen source generator of the first row."""
-    generators = {"plain": plain(source(WORKS["cgantransfer 32"], a.device).generator.to(a.device)),
-                  "ours": source(WORKS["cgantransfer 32"], a.device).generator.to(a.device)}
-    for generator in generators.values():
-        generator.requires_grad_(False)
     n = 64 if a.quick else 1000
-    rng = torch.Generator().manual_seed(0)
-    z, y = torch.randn(n, 128, generator=rng), torch.randint(90, (n,), generator=rng)
+    z, y = (t.to(a.device) for t in draws(16))
     with torch.no_grad():
-        few = [g(z[:16].to(a.device), y[:16].to(a.device)) for g in generators.values()]
-    runs = {form: lambda g=g: generate(g, z, y) for form, g in generators.items()}
-    found = row(f"sampling {n} images, 32 px", runs, 5.0 if a.device == "cuda" else 1.9, max(2, a.repeat // 2),
-                a.device, peak)
+        few = [frozen_generator(frozenset(means), a.device).eval()(z, y) for means in (MEANS, ())]
+    found = row(f"sampling {n} images, 32 px", partial(sampling, n=n, device=a.device),
+                5.0 if a.device == "cuda" else 1.9, max(2, a.repeat // 2), a, peak)
     return {**found, "equality": {"images": float((few[0] - few[1]).abs().max())}}
+
+
+def frechet(without: frozenset[str], d: int, n: int) -> Run:
+    rng = torch.Generator().manual_seed(0)
+    mix = torch.randn(d, d, generator=rng) / d**0.5
+    x, y = (torch.randn(n, d, generator=rng) @ mix + shift for shift in (0.0, 0.1))
+    return partial(frechet_plain, x.numpy(), y.numpy()) if without else partial(frechet_distance_from_features, x, y)
 
 
 def frechet_row(a: argparse.Namespace, peak: float) -> dict[str, Any]:
     d, n = (256, 2000) if a.quick else (2048, 10_000)
-    rng = torch.Generator().manual_seed(0)
-    mix = torch.randn(d, d, generator=rng) / d**0.5
-    x, y = (torch.randn(n, d, generator=rng) @ mix + shift for shift in (0.0, 0.1))
-    runs = {"plain": lambda: frechet_plain(x.numpy(), y.numpy()), "ours": lambda: frechet_distance_from_features(x, y)}
-    difference = abs(runs["ours"]() - runs["plain"]()) / runs["ours"]()
-    found = row(f"Fréchet distance, {d} features, {n} vs {n}", runs, 5.0, 1 if a.quick else 3, "cpu", peak)
-    return {**found, "tflop": {}, "share_of_peak": {}, "flop_ratio": None, "equality": {"distance": difference}}
-
-
-def memory(name: str, form: str, a: argparse.Namespace) -> float:
-    """MB that a fresh process grows by in two iterations."""
-    command = [sys.executable, __file__, "--memory-of", name, "--form", form, "--device", a.device, "--threads",
-               str(a.threads), "--batch", str(a.batch), "--precision", a.precision if form == "ours" else "fp32"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def resident(name: str) -> float:
-    """MB, a line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name))
-
-
-def print_memory(a: argparse.Namespace) -> None:
-    work, changes, *_ = ITERATIONS[a.memory_of]
-    changes = {**(changes if a.form == "ours" else {}), **({"batch_size": a.batch} if a.batch else {})}
-    trainer = make_trainer(WORKS[work], a.form, a.device, a.threads, precision=a.precision, **changes)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here (getrusage's is inherited)
-    before = resident("VmRSS")
-    for _ in range(2):
-        trainer._iteration()
-    if a.device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resident("VmHWM") - before)
+    make = partial(frechet, d=d, n=n)
+    ours, other = make(frozenset())(), make(frozenset(MEANS))()
+    on_cpu = argparse.Namespace(**{**vars(a), "device": "cpu"})
+    found = row(f"Fréchet distance, {d} features, {n} vs {n}", make, 5.0, 1 if a.quick else 3, on_cpu, peak)
+    return {**found, "tflop": {}, "share_of_peak": {}, "flop_ratio": None,
+            "equality": {"distance": abs(ours - other) / ours}}
 
 
 # ---- output ----------------------------------------------------------------------------------------------
@@ -210,19 +190,20 @@ def machine(a: argparse.Namespace, peak: float) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| work | times plain (least to largest) | wanted | seconds plain, ours | TFLOP plain, ours | their ratio "
-             "| share of the matrix peak plain, ours | peak MB plain, ours | largest difference |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| work | times plain (least to largest) | wanted | times plain, its memory kept | seconds plain, ours "
+             "| TFLOP plain, ours | their ratio | share of the matrix peak plain, ours | peak MB plain, ours "
+             "| largest difference |", "|---|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
         def pair(key: str, form: str, r: dict[str, Any] = r) -> str:
             values = r.get(key)
-            return f"{values['plain']:{form}}, {values['ours']:{form}}" if values else ""
+            return f"{values[PLAIN]:{form}}, {values[OURS]:{form}}" if values else ""
 
         equal = ", ".join(f"{k} {v:.1e}" for k, v in r["equality"].items())
         bound = f"{r['flop_ratio']:.2f}" if r["flop_ratio"] else ""
+        kept = f"{r['seconds'][PLAIN_KEPT] / r['seconds'][OURS]:.2f}" if PLAIN_KEPT in r["seconds"] else ""
         lines.append(f"| {r['name']} | **{r['ratio']:.2f}** ({r['least']:.2f} to {r['largest']:.2f}) | {r['wanted']} | "
-                     f"{pair('seconds', '.2f')} | {pair('tflop', '.3f')} | {bound} | {pair('share_of_peak', '.0%')} | "
-                     f"{pair('memory_mb', '.0f')} | {equal} |")
+                     f"{kept} | {pair('seconds', '.2f')} | {pair('tflop', '.3f')} | {bound} | "
+                     f"{pair('share_of_peak', '.0%')} | {pair('memory_mb', '.0f')} | {equal} |")
     return "\n".join(lines)
 
 
@@ -236,15 +217,10 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed")
-    parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--form", default="ours", help=argparse.SUPPRESS)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     if a.quick:
         a.repeat, a.batch = 2, a.batch or 4
-    if a.memory_of:
-        print_memory(a)
-        return
     peak = matrix_peak(a.device)
     makers: dict[str, Callable[[], dict[str, Any]]] = {
         **{name: lambda name=name: iteration_row(name, a, peak) for name in ITERATIONS},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,8 @@ WORKS: dict[str, Work] = {
     "cgantransfer 32": Work("biggan", {"resolution": 32, "num_classes": 90}, "cgantransfer", 50, loss=HINGE),
     "cgantransfer 128": Work("biggan", {**HIER, "g_ch": 24, "d_ch": 24}, "cgantransfer", 8, loss=HINGE,
                              gpu={**HIER, "g_ch": 96, "d_ch": 96}, gpu_batch=32),
-    "adafm 128": Work("gp_gan", {**GP_GAN, "width": 16}, "adafm", 8, loss=R1, gpu={**GP_GAN, "width": 64},
-                      gpu_batch=16),
-    "gp_gan 128": Work("gp_gan", {**GP_GAN, "width": 16}, "transfergan", 8, loss=R1, gpu={**GP_GAN, "width": 64},
-                       gpu_batch=16),
+    "adafm 128": Work("gp_gan", {**GP_GAN, "width": 16}, "adafm", 16, loss=R1, gpu={**GP_GAN, "width": 64}),
+    "gp_gan 128": Work("gp_gan", {**GP_GAN, "width": 16}, "transfergan", 16, loss=R1, gpu={**GP_GAN, "width": 64}),
 }
 
 
@@ -86,12 +84,12 @@ def source(work: Work, device: str = "cpu") -> GAN:
     return gan
 
 
-def make_trainer(work: Work, form: str = "ours", device: str = "cpu", threads: int | None = None,
+def make_trainer(work: Work, without: Collection[str] = (), device: str = "cpu", threads: int | None = None,
                  **schedule: Any) -> Trainer:
     """A trainer of `work` on random images.
 
     Args:
-        form: "ours" or "plain".
+        without: means that its networks do without, of `benchmarks.plain.MEANS`.
         schedule: further settings of `Schedule`, and of `AdversarialLoss` under ``loss``.
     """
     gan = source(work, device)
@@ -105,7 +103,6 @@ def make_trainer(work: Work, form: str = "ours", device: str = "cpu", threads: i
     data = RandomImages(gan.config["channels"], gan.config["resolution"], classes)
     settings = Schedule(steps=1_000_000, batch_size=batch, device=device, threads=threads, **schedule)
     trainer = Trainer(generator, plan, data, settings, Path(tempfile.gettempdir()) / "unused")
-    if form == "plain":
-        plain(trainer.generator)
-        plain(trainer.extras)
+    for part in (trainer.generator, trainer.extras):
+        plain(part, without)
     return trainer

@@ -65,7 +65,12 @@ ORDERS = ("critic", "generator")
 def gradient_square_norm(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
     """float [N]: squared L2 norm of dD/dx for each image, differentiable in D's parameters."""
     images = images.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(images, labels).sum(), images, create_graph=True)
+    return _square_norm(critic(images, labels), images)
+
+
+def _square_norm(logits: Tensor, images: Tensor) -> Tensor:
+    """The same from the `logits` of `images` that require a gradient."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum((1, 2, 3))
 
 
@@ -154,13 +159,17 @@ class AdversarialLoss:
         which; its phase is then two.
 
         As in BigGAN, fakes and reals pass the critic in one batch, fakes first, and each phase draws its
-        own latents.
+        own latents. With R1 or R2 they pass it one after the other, as in Mescheder et al.'s code, and the penalty is
+        taken from the same pass as the loss.
         """
         d_loss, g_loss = LOSSES[self.kind]
         augment, adaptive = self._augmentation(critic)
         conditional = generator.num_classes > 0
         classifies = conditional and getattr(critic, "classifier", None) is not None
         made: list[tuple[Tensor, Tensor]] = []  # with order "generator": images and labels that wait for the critic
+
+        def judge(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return critic.judge(images) if classifies else (critic(images, labels), None)
 
         def critic_loss(batch: Batch) -> Losses:
             if made:
@@ -171,13 +180,20 @@ class AdversarialLoss:
             with torch.no_grad():
                 fake = augment(fake, batch.rng)
             real = augment(batch.images, batch.rng)
-            labels = torch.cat([y, batch.labels]) if conditional else None
-            both, logs = torch.cat([fake, real]), {}
-            logits, kinds = critic.judge(both) if classifies else (critic(both, labels), None)
-            on_fake, on_real = logits.split([len(fake), len(real)])
+            of_fake, of_real = (y, batch.labels) if conditional else (None, None)
+            penalised = batch.step % self.r1_every == 0
+            logs: dict[str, Tensor] = {}
+            if penalised and (self.r1_gamma or self.r2_gamma):  # the penalties take up the graphs of these two
+                fake = fake.detach().requires_grad_(bool(self.r2_gamma))
+                real = real.detach().requires_grad_(bool(self.r1_gamma))
+                (on_fake, _), (on_real, kinds) = judge(fake, of_fake), judge(real, of_real)
+            else:
+                on_both, kinds = judge(torch.cat([fake, real]), torch.cat([y, batch.labels]) if conditional else None)
+                on_fake, on_real = on_both.split([len(fake), len(real)])
+                kinds = None if kinds is None else kinds[len(fake) :]
             terms = d_loss(on_real, on_fake)
             if kinds is not None:
-                on_classes = kinds[len(fake) :].float()
+                on_classes = kinds.float()
                 terms["classes"] = self.aux_d * F.cross_entropy(on_classes, batch.labels)
                 logs["accuracy_real"] = (on_classes.argmax(1) == batch.labels).float().mean()
             if adaptive is not None:
@@ -186,12 +202,10 @@ class AdversarialLoss:
             if self.kind == "wgan-gp":
                 between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
-            if batch.step % self.r1_every == 0:
-                for name, gamma, images, own in (("r1", self.r1_gamma, real, batch.labels),
-                                                 ("r2", self.r2_gamma, fake, y)):
-                    if gamma:
-                        square = gradient_square_norm(critic, images, own if conditional else None)
-                        terms[name] = self.r1_every * gamma / 2 * square.mean()
+            for name, gamma, logits, images in (("r1", self.r1_gamma, on_real, real),
+                                                ("r2", self.r2_gamma, on_fake, fake)):
+                if gamma and penalised:
+                    terms[name] = self.r1_every * gamma / 2 * _square_norm(logits, images).mean()
             if d_regulariser is not None:
                 terms |= d_regulariser(batch)
             return Losses(terms, {"logits_real": on_real.mean(), "logits_fake": on_fake.mean(), **logs})
@@ -202,7 +216,7 @@ class AdversarialLoss:
             if self.order == "generator":
                 made.append((fake.detach(), batch.y))
             shown = augment(fake, batch.rng)
-            logits, kinds = critic.judge(shown) if classifies else (critic(shown, labels), None)
+            logits, kinds = judge(shown, labels)
             terms = {"adversarial": g_loss(logits)}
             if kinds is not None:
                 terms["classes"] = self.aux_g * F.cross_entropy(kinds.float(), batch.y)

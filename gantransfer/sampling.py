@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gantransfer.errors import UsageError, did_you_mean
+from gantransfer.kept_memory import kept_memory
 
 
 def draw_latents(n: int, z_dim: int, seed: int, truncation: float = 1.0, free: int = 0) -> Tensor:
@@ -87,11 +88,12 @@ def generate(
     device = next(generator.parameters()).device
     generator.eval()
     images = []
-    for start in range(0, len(z), batch_size):
-        rows = slice(start, start + batch_size)
-        labels = None if y is None else y[rows].to(device)
-        held = {} if noise_of is None else {"noise": generator.noise(noise_of[rows].to(device))}
-        images.append(to_uint8(generator(z[rows].to(device), labels, **held).float()).cpu())
+    with kept_memory():
+        for start in range(0, len(z), batch_size):
+            rows = slice(start, start + batch_size)
+            labels = None if y is None else y[rows].to(device)
+            held = {} if noise_of is None else {"noise": generator.noise(noise_of[rows].to(device))}
+            images.append(to_uint8(generator(z[rows].to(device), labels, **held).float()).cpu())
     generator.train(training)
     return torch.cat(images)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantransfer.latents import noise_of
+from gantransfer.saved_maps import leaky_relu
 
 SLOPE = 0.2  # of every leaky ReLU in this family of networks
 RESIDUAL = 0.1  # factor of a block's main path
@@ -40,7 +41,7 @@ class Mapping(nn.Sequential):
     def forward(self, z: Tensor) -> Tensor:
         w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         for layer in self:
-            w = F.leaky_relu(layer(w), SLOPE)
+            w = leaky_relu(layer(w), SLOPE)
         return w
 
 
@@ -89,8 +90,8 @@ class StyleBlock(nn.Module):
         self.adain_0, self.adain_1 = (AdaIN(channels, style_dim, clamp) for _ in range(SITES))
 
     def forward(self, x: Tensor, styles: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        h = self.noise_0(self.conv_0(F.leaky_relu(x, SLOPE)), noise[0])
-        h = self.conv_1(F.leaky_relu(self.adain_0(h, styles[0]), SLOPE))
+        h = self.noise_0(self.conv_0(leaky_relu(x, SLOPE)), noise[0])
+        h = self.conv_1(leaky_relu(self.adain_0(h, styles[0]), SLOPE))
         h = self.adain_1(self.noise_1(h, noise[1]), styles[1])
         return self.conv_s(x) + RESIDUAL * h
 

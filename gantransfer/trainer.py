@@ -25,6 +25,7 @@ from gantransfer.config import differences
 from gantransfer.data import ImageData, to_float
 from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError, UsageError, first_line
 from gantransfer.interrupts import Wish
+from gantransfer.kept_memory import kept_memory
 from gantransfer.plan import Batch, Group, Phase, Plan
 from gantransfer.processes import Processes
 from gantransfer.runlog import append_line, cut_after
@@ -205,7 +206,7 @@ class Trainer:
             DivergedError: non-finite updates came back after one roll-back.
         """
         schedule = self.schedule
-        with self.wish.listening():
+        with self.wish.listening(), kept_memory():
             if not self._restored:
                 self._evaluate()
                 self._snapshot()

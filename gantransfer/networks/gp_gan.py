@@ -25,6 +25,7 @@ from gantransfer.layers import fold_upsampling
 from gantransfer.norm import ClassMixture
 from gantransfer.registry import register_architecture
 from gantransfer.routing import ConfiguredGenerator
+from gantransfer.saved_maps import AveragePool, leaky_relu
 from gantransfer.stylehead import RESIDUAL, SLOPE, StyleHead
 
 
@@ -195,12 +196,12 @@ class ResidualBlock(nn.Module):
         self.conv_s = nn.Conv2d(n_in, n_out, 1, bias=False) if n_in != n_out else None
 
     def forward(self, x: Tensor, up: bool = False) -> Tensor:
-        h = F.leaky_relu(x, SLOPE)  # commutes with the up-sampling, as the shortcut does
+        h = leaky_relu(x, SLOPE)  # commutes with the up-sampling, as the shortcut does
         if up:
             h = F.conv_transpose2d(h, fold_upsampling(self.conv_0.weight), self.conv_0.bias, stride=2, padding=1)
         else:
             h = self.conv_0(h)
-        h = self.conv_1(F.leaky_relu(h, SLOPE))
+        h = self.conv_1(leaky_relu(h, SLOPE))
         x = x if self.conv_s is None else self.conv_s(x)
         return (F.interpolate(x, scale_factor=2) if up else x) + RESIDUAL * h
 
@@ -324,7 +325,7 @@ class Generator(ConfiguredGenerator, _Groups):
                 h = block(h, up=j == 0 and i > 0 and not outer)
             if outer:
                 h = F.interpolate(h, scale_factor=2)
-        images = torch.tanh(self.conv_img(F.leaky_relu(h, SLOPE)))
+        images = torch.tanh(self.conv_img(leaky_relu(h, SLOPE)))
         return images.mean(1, keepdim=True) if self.config.replicate else images
 
     def standing_norms(self) -> list[Any]:
@@ -387,6 +388,7 @@ class Discriminator(_Groups):
         widths, layout = config.d_widths, config.layout
         self.conv_img = nn.Conv2d(config.image_channels, widths[0], layout.kernel, padding=layout.kernel // 2)
         self._add_groups(widths, layout, 0, widen_first=False)
+        self.pool = AveragePool()
         self.fc = nn.Linear(widths[-1] * config.first_side**2, config.rows)
 
     @property
@@ -407,19 +409,19 @@ class Discriminator(_Groups):
         yield h
         for i, group in enumerate(self._groups()):
             if i or self.config.layout.outer:
-                h = F.avg_pool2d(h, 3, stride=2, padding=1)
+                h = self.pool(h)
             for block in group:
                 h = block(h)
             yield h
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Every block's output after the leaky ReLU, float [N, d_widths[i], h, w]."""
-        return [F.leaky_relu(h, SLOPE) for h in self._stages(images)]
+        return [leaky_relu(h, SLOPE) for h in self._stages(images)]
 
     def features(self, images: Tensor) -> Tensor:
         """float [N, d_widths[-1] * side * side]: what the last layer sees."""
         *_, h = self._stages(images)
-        return F.leaky_relu(h, SLOPE).flatten(1)
+        return leaky_relu(h, SLOPE).flatten(1)
 
     def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits [N] of images [N, channels, R, R] in [-1, 1]; y int64 [N], or None: the mean over classes."""
