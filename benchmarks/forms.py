@@ -93,11 +93,13 @@ def processes(
 
 
 def measured(make: Make, forms: Sequence[str], repeat: int, device: str, threads: int) -> dict[str, dict[str, object]]:
-    """For each of `forms`: "growth", "flops", and "seconds" of `repeat` runs in turn after two that do not count."""
+    """For each of `forms`: "growth", "flops", and "seconds" of `repeat` runs in turn after two that do not count. Each
+    turn begins with another form, as the first finds the machine as the last has left it."""
     with processes(make, forms, device, threads) as asks:
         found = {form: {"growth": ask("growth")} for form, ask in asks.items()}
         times = {form: [] for form in forms}
-        for _ in range(repeat):
-            for form, ask in asks.items():
-                times[form].append(ask("seconds"))
+        for turn in range(repeat):
+            for place in range(len(forms)):
+                form = forms[(turn + place) % len(forms)]
+                times[form].append(asks[form]("seconds"))
         return {form: {**found[form], "seconds": times[form], "flops": ask("flops")} for form, ask in asks.items()}

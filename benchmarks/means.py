@@ -2,7 +2,8 @@
 
     python benchmarks/means.py            # both BigGAN rows of speed.py and AdaFM's; writes results/speed/means.md
 
-A gain of 1.10 means that without it an iteration takes 1.10 times as long. Means that were tried and are not in the
+A gain of 1.10 means that without it an iteration takes 1.10 times as long; a means that a work does not have (attention
+at 32 px, residual blocks of a BigGAN) says how noisy the figures are. Means that were tried and are not in the
 library stand in ``results/speed/tried.md``.
 """
 
@@ -45,7 +46,7 @@ def main() -> None:
             gains[means].append(f"{gain:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     lines = [f"| means | {' | '.join(works)} |", "|---" * (len(works) + 1) + "|"]
     lines += [f"| {means} | {' | '.join(found)} |" for means, found in gains.items()]
-    text = "\n".join(lines) + "\n"
+    text = __doc__.split("\n\n")[2] + "\n\n" + "\n".join(lines) + "\n"
     print(text)
     if not a.batch:
         (a.out or ROOT / "results" / "speed" / "means.md").write_text(text)

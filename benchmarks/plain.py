@@ -43,11 +43,9 @@ def plain(network: nn.Module, means: Collection[str] = MEANS) -> nn.Module:
             layer.effective_kernel = layer.kernel  # computed in every forward pass
         if isinstance(layer, (BatchNorm, ClassBatchNorm)) and "norm" in means:
             layer.scale_and_shift = MethodType(_norm, layer)
-        for kind, name, form in FORMS:
-            resampled = getattr(layer, "resample", None) is not None
-            if isinstance(layer, kind) and name in means and (name != "resampling" or resampled):
-                layer.forward = MethodType(form, layer)
-                break
+        form = next((form for applies, name, form in FORMS if name in means and applies(layer)), None)
+        if form is not None:
+            layer.forward = MethodType(form, layer)
     return network
 
 
@@ -118,14 +116,20 @@ def _attention(block: SelfAttention, x: Tensor) -> Tensor:
     return block.gamma * block.o((g @ beta.transpose(1, 2)).view(n, -1, h, w)) + x
 
 
-FORMS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
-    (SelfAttention, "attention", _attention),
-    (SNConv2d, "resampling", _resampled_convolution),
-    (SNConv2d, "minimal filtering", _resampled_convolution),
-    (nn.Conv2d, "channels_last", _convolution),
-    (ClassTable, "class tables", _class_table),
-    (gp_gan.ResidualBlock, "residual blocks", _residual_block),
-    (AveragePool, "residual blocks", _average_pool),
+def _is(kind: type[nn.Module]) -> Callable[[nn.Module], bool]:
+    return lambda layer: isinstance(layer, kind)
+
+
+# For a layer the first form of a means that is undone.
+FORMS: tuple[tuple[Callable[[nn.Module], bool], str, Callable[..., Tensor]], ...] = (
+    (_is(SelfAttention), "attention", _attention),
+    (lambda layer: isinstance(layer, SNConv2d) and layer.resample is not None, "resampling", _resampled_convolution),
+    (lambda layer: isinstance(layer, SNConv2d) and layer.resample is None, "minimal filtering", _resampled_convolution),
+    (_is(SNConv2d), "channels_last", lambda layer, x: SNConv2d.forward(layer, x.contiguous())),
+    (_is(nn.Conv2d), "channels_last", _convolution),
+    (_is(ClassTable), "class tables", _class_table),
+    (_is(gp_gan.ResidualBlock), "residual blocks", _residual_block),
+    (_is(AveragePool), "residual blocks", _average_pool),
 )
 
 

@@ -64,10 +64,11 @@ def matrix_peak(device: str) -> float:
 
 def differences(work: Work, device: str) -> dict[str, float]:
     """Largest difference of images and logits, and of each phase's gradients by norm, from one batch of 8, between ours
-    and plain; and for the gradients that of plain float32 from plain float64, which is how exact they can be."""
-    forms = {"ours": make_trainer(work, (), device, batch_size=8),
-             "plain": make_trainer(work, MEANS, device, batch_size=8),
-             "exact": make_trainer(work, MEANS, device, batch_size=8)}
+    and plain. For the gradients also those of plain float32 from plain float64 and from itself with channels_last,
+    which say how well float32 determines them (a ReLU near zero falls to either side)."""
+    relaid = [means for means in MEANS if means != "channels_last"]
+    forms = {form: make_trainer(work, without, device, batch_size=8)
+             for form, without in {"ours": (), "plain": MEANS, "exact": MEANS, "relaid": relaid}.items()}
     found: dict[str, float] = {}
     for part in (forms["exact"].generator, forms["exact"].extras):
         part.double()
@@ -95,6 +96,7 @@ def differences(work: Work, device: str) -> dict[str, float]:
         if key.startswith("gradient"):
             found[key] = float((value - other).norm() / other.norm())
             found[f"{key}, plain from float64"] = float((exact - other).norm() / exact.norm())
+            found[f"{key}, plain with channels_last"] = float((outputs["relaid"][key] - other).norm() / other.norm())
         else:
             found[key] = float((value - other).abs().max())
     return found

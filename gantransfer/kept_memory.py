@@ -37,9 +37,10 @@ def _glibc() -> Any:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Freed memory stays with the process until the outermost of these blocks ends, which gives it back.
+    """Freed memory stays with the process until the outermost of these blocks ends, which gives it back; a decorator
+    of functions too.
 
-    The setting is the process's. The peak of memory grows by the gaps between blocks in use (measured: a fifth).
+    The setting is the process's. The peak of memory grows by the gaps between blocks in use (``benchmarks/speed.py``).
     """
     global _depth
     library = _glibc()

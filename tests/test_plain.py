@@ -10,7 +10,7 @@ import torch
 from tiny import latents, make_source
 from torch import Tensor, nn
 
-from benchmarks.plain import frechet_plain, plain
+from benchmarks.plain import MEANS, frechet_plain, plain
 from gantransfer.losses import AdversarialLoss
 from gantransfer.methods.adafm import AdaFM
 from gantransfer.methods.cgantransfer import CGANTransfer
@@ -80,7 +80,19 @@ def test_single_precision(network: str) -> None:
                                    atol=1e-5, rtol=1e-6)
 
 
-def test_a_single_mean_can_be_undone() -> None:
+@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize("network", ["hierarchical", "gp_gan"])
+def test_every_means_alone_can_be_undone(network: str, means: str) -> None:
+    gan = make_source(network)
+    z, y = latents(gan, 6)
+    with torch.no_grad():
+        images = gan.generator(z, y)
+        torch.testing.assert_close(plain(copy.deepcopy(gan.generator), {means})(z, y), images, atol=1e-5, rtol=0)
+        torch.testing.assert_close(plain(copy.deepcopy(gan.discriminator), {means})(images, y),
+                                   gan.discriminator(images, y), atol=1e-5, rtol=1e-6)
+
+
+def test_a_single_means_undoes_nothing_else() -> None:
     gan = make_source("hierarchical")
     z, y = latents(gan, 6)
     expected = gan.generator(z, y)

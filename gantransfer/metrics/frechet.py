@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gantransfer.errors import DataError
+from gantransfer.kept_memory import kept_memory
 from gantransfer.metrics.base import Comparison, FeatureSet, checked, checked_pair, metric
 from gantransfer.registry import register_metric
 
@@ -49,6 +50,7 @@ def frechet_distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> fl
     return _assemble(mu1, mu2, float(cov1.trace()), float(cov2.trace()), cross)
 
 
+@kept_memory()
 def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
     """Squared Frechet distance of two feature sets with unbiased covariances (division by n - 1).
 
@@ -150,6 +152,7 @@ def _finite(value: Tensor, name: str) -> Tensor:
     return value
 
 
+@kept_memory()
 def between_sets(real: FeatureSet, fake: FeatureSet) -> float:
     """As `frechet_distance_from_features`, keeping the reference's moments and root for the next call."""
     summaries = [
