@@ -64,8 +64,13 @@ ORDERS = ("critic", "generator")
 
 def gradient_square_norm(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
     """float [N]: squared L2 norm of dD/dx for each image, differentiable in D's parameters."""
-    images = images.detach().requires_grad_(True)
+    images = _leaf(images)
     return _square_norm(critic(images, labels), images)
+
+
+def _leaf(images: Tensor) -> Tensor:
+    """The same images, for which a gradient is asked."""
+    return images.detach().requires_grad_(True)
 
 
 def _square_norm(logits: Tensor, images: Tensor) -> Tensor:
@@ -184,8 +189,7 @@ class AdversarialLoss:
             penalised = batch.step % self.r1_every == 0
             logs: dict[str, Tensor] = {}
             if penalised and (self.r1_gamma or self.r2_gamma):  # the penalties take up the graphs of these two
-                fake = fake.detach().requires_grad_(bool(self.r2_gamma))
-                real = real.detach().requires_grad_(bool(self.r1_gamma))
+                fake, real = _leaf(fake) if self.r2_gamma else fake, _leaf(real) if self.r1_gamma else real
                 (on_fake, _), (on_real, kinds) = judge(fake, of_fake), judge(real, of_real)
             else:
                 on_both, kinds = judge(torch.cat([fake, real]), torch.cat([y, batch.labels]) if conditional else None)

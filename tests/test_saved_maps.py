@@ -37,7 +37,8 @@ def test_values_layout_and_derivatives_are_pytorchs(name: str, layout: torch.mem
 
 def penalty(form: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """A gradient, and the gradient of its square as R1 has it."""
-    weight = torch.randn(3, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    rng = torch.Generator().manual_seed(1)
+    weight = torch.randn(3, 3, 3, 3, dtype=torch.float64, generator=rng).requires_grad_(True)
     (slope,) = torch.autograd.grad(form(F.conv2d(form(x), weight, padding=1)).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(slope.square().sum(), weight)
     return slope.detach(), second
