@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,9 @@ def _child(cell: Cell, threads: int | None, send: Any) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C goes to the parent alone, which passes it on once
     warnings.simplefilter("ignore")
-    send.send(run_cell(cell, threads))
+    outcome = run_cell(cell, threads)
+    with suppress(BrokenPipeError):  # the parent is gone; what the cell had is in its folder
+        send.send(outcome)
 
 
 @contextmanager
