@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def _seconds(run: Run, device: str) -> float:
     return time.perf_counter() - start
 
 
-def _serve(pipe: Connection, make: Make, form: str, device: str, threads: int) -> None:
+def _serve(pipe: Connection, make: Make, form: str, device: str, threads: int, held: bool) -> None:
     torch.set_num_threads(threads)
     without = FORMS[form]
     if KEPT in without:
@@ -59,21 +59,22 @@ def _serve(pipe: Connection, make: Make, form: str, device: str, threads: int) -
     run = make(without - {KEPT})
     answers = {"growth": lambda: _growth(run, device), "seconds": lambda: _seconds(run, device),
                "flops": lambda: flops(run)}
-    with kept_memory():
+    with kept_memory() if held else nullcontext():
         while (question := pipe.recv()) is not None:
             pipe.send(answers[question]())
 
 
 @contextmanager
 def processes(
-    make: Make, forms: Sequence[str], device: str, threads: int,
-) -> Iterator[dict[str, Callable[[str], float]]]:
-    """For each of `forms` what asks its process: "growth" in MB of the first two runs, "seconds" of a run, "flops"."""
+    make: Make, forms: Sequence[str], device: str, threads: int, held: bool,
+) -> Iterator[Callable[[str, str], float]]:
+    """What asks a form's process: "growth" in MB of the first two runs, "seconds" of a run, or "flops"."""
     context = multiprocessing.get_context("spawn")
     pipes, started = {}, []
     for form in forms:
         pipes[form], other = context.Pipe()
-        started.append(context.Process(target=_serve, args=(other, make, form, device, threads), daemon=True))
+        started.append(context.Process(target=_serve, args=(other, make, form, device, threads, held),
+                                       daemon=True))
         started[-1].start()
         other.close()  # so that a process that dies is an end of file here
 
@@ -82,7 +83,7 @@ def processes(
         return pipes[form].recv()
 
     try:
-        yield {form: lambda question, form=form: ask(form, question) for form in forms}
+        yield ask
         for pipe in pipes.values():
             pipe.send(None)
         for process in started:
@@ -92,14 +93,20 @@ def processes(
             process.kill()
 
 
-def measured(make: Make, forms: Sequence[str], repeat: int, device: str, threads: int) -> dict[str, dict[str, object]]:
+def measured(
+    make: Make, forms: Sequence[str], repeat: int, device: str, threads: int, held: bool = True,
+) -> dict[str, dict[str, object]]:
     """For each of `forms`: "growth", "flops", and "seconds" of `repeat` runs in turn after two that do not count. Each
-    turn begins with another form, as the first finds the machine as the last has left it."""
-    with processes(make, forms, device, threads) as asks:
-        found = {form: {"growth": ask("growth")} for form, ask in asks.items()}
+    turn begins with another form, as the first finds the machine as the last has left it.
+
+    Args:
+        held: memory is kept from run to run, as by a trainer from iteration to iteration; else within a run at most.
+    """
+    with processes(make, forms, device, threads, held) as ask:
+        found = {form: {"growth": ask(form, "growth")} for form in forms}
         times = {form: [] for form in forms}
         for turn in range(repeat):
             for place in range(len(forms)):
                 form = forms[(turn + place) % len(forms)]
-                times[form].append(asks[form]("seconds"))
-        return {form: {**found[form], "seconds": times[form], "flops": ask("flops")} for form, ask in asks.items()}
+                times[form].append(ask(form, "seconds"))
+        return {form: {**found[form], "seconds": times[form], "flops": ask(form, "flops")} for form in forms}

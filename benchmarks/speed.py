@@ -5,11 +5,12 @@
     python benchmarks/speed.py --device cuda   # the same code on a GPU; --precision bf16 for autocast
 
 Forms of a row take turns, each in a process of its own, so that a machine that slows down slows all; a ratio is that of
-medians, its spread the least and largest ratio of one turn. Ours keeps freed memory (`gantransfer.kept_memory`); plain
-has PyTorch's default, and stands a second time with its memory kept, which leaves the algebra and the layout. Peak
-memory is the growth of the process's resident memory (GPU: of allocated memory) over the first two runs. Shares are of
-the product of two 2,048 x 2,048 float32 matrices, timed in the same run. Equality is checked first, on the same
-networks: images and logits absolutely, gradients by the norm of the difference.
+medians, its spread the least and largest ratio of one turn. Ours keeps freed memory as the library does
+(`gantransfer.kept_memory`: from iteration to iteration, otherwise within a call); plain has PyTorch's default, and
+stands a second time with its memory kept likewise, which leaves the algebra and the layout. Peak memory is the growth
+of the process's resident memory (GPU: of allocated memory) over the first two runs. Shares are of the product of two
+2,048 x 2,048 float32 matrices, timed in the same run. Equality is checked first, on the same networks: images and
+logits absolutely, gradients by the norm of the difference. `--rows` replaces only those rows of the record.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch  # noqa: E402
 from benchmarks.forms import Run, measured  # noqa: E402
 from benchmarks.plain import MEANS, frechet_plain, plain  # noqa: E402
 from benchmarks.workloads import WORKS, Work, make_trainer, source  # noqa: E402
+from gantransfer.kept_memory import kept_memory  # noqa: E402
 from gantransfer.metrics.frechet import frechet_distance_from_features  # noqa: E402
 from gantransfer.sampling import generate  # noqa: E402
 
@@ -106,9 +108,9 @@ def differences(work: Work, device: str) -> dict[str, float]:
 
 
 def row(name: str, make: Callable[[frozenset[str]], Run], wanted: float, repeat: int, a: argparse.Namespace,
-        peak: float) -> dict[str, Any]:
+        peak: float, held: bool = True) -> dict[str, Any]:
     forms = (PLAIN, PLAIN_KEPT, OURS) if a.device == "cpu" else (PLAIN, OURS)
-    found = measured(make, forms, repeat, a.device, a.threads)
+    found = measured(make, forms, repeat, a.device, a.threads, held)
     times = {form: values["seconds"] for form, values in found.items()}
     median = {form: statistics.median(t) for form, t in times.items()}
     ratios = [x / y for x, y in zip(times[PLAIN], times[OURS], strict=True)]
@@ -158,7 +160,7 @@ def sampling_row(a: argparse.Namespace, peak: float) -> dict[str, Any]:
     with torch.no_grad():
         few = [frozen_generator(frozenset(means), a.device).eval()(z, y) for means in (MEANS, ())]
     found = row(f"sampling {n} images, 32 px", partial(sampling, n=n, device=a.device),
-                5.0 if a.device == "cuda" else 1.9, max(2, a.repeat // 2), a, peak)
+                5.0 if a.device == "cuda" else 1.9, max(2, a.repeat // 2), a, peak, held=False)
     return {**found, "equality": {"images": float((few[0] - few[1]).abs().max())}}
 
 
@@ -166,7 +168,9 @@ def frechet(without: frozenset[str], d: int, n: int) -> Run:
     rng = torch.Generator().manual_seed(0)
     mix = torch.randn(d, d, generator=rng) / d**0.5
     x, y = (torch.randn(n, d, generator=rng) @ mix + shift for shift in (0.0, 0.1))
-    return partial(frechet_plain, x.numpy(), y.numpy()) if without else partial(frechet_distance_from_features, x, y)
+    if without:
+        return kept_memory()(partial(frechet_plain, x.numpy(), y.numpy()))
+    return partial(frechet_distance_from_features, x, y)
 
 
 def frechet_row(a: argparse.Namespace, peak: float) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def frechet_row(a: argparse.Namespace, peak: float) -> dict[str, Any]:
     make = partial(frechet, d=d, n=n)
     ours, other = make(frozenset())(), make(frozenset(MEANS))()
     on_cpu = argparse.Namespace(**{**vars(a), "device": "cpu"})
-    found = row(f"Fréchet distance, {d} features, {n} vs {n}", make, 5.0, 1 if a.quick else 3, on_cpu, peak)
+    found = row(f"Fréchet distance, {d} features, {n} vs {n}", make, 5.0, 1 if a.quick else 3, on_cpu, peak, held=False)
     return {**found, "tflop": {}, "share_of_peak": {}, "flop_ratio": None,
             "equality": {"distance": abs(ours - other) / ours}}
 
@@ -234,10 +238,15 @@ def main() -> None:
             print(table(rows).splitlines()[-1], flush=True)
     described = machine(a, peak)
     print("\n" + table(rows) + "\n\n" + json.dumps(described))
-    if not a.quick and not a.rows:
+    if not a.quick:
         a.out.mkdir(parents=True, exist_ok=True)
         stem = a.device if a.precision == "fp32" else f"{a.device}-{a.precision}"
-        (a.out / f"{stem}.json").write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+        record = a.out / f"{stem}.json"
+        if a.rows and record.exists():
+            anew = {r["name"]: r for r in rows}
+            recorded = json.loads(record.read_text())
+            described, rows = recorded["machine"], [anew.get(r["name"], r) for r in recorded["rows"]]
+        record.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
         (a.out / f"{stem}.md").write_text(f"{table(rows)}\n\nMachine: `{json.dumps(described)}`\n")
 
 

@@ -1,9 +1,9 @@
 """Memory that stays with the process while it computes on a CPU.
 
-glibc hands large blocks back to the system as soon as they are freed, and every page that comes anew is zeroed and
-faulted in: up to a third of an iteration whose feature maps are larger than 32 MB, the largest block that glibc would
-keep (``benchmarks/means.py`` measures it). Other allocators have settings of their own and are left alone, as is
-glibc where the environment already sets it.
+glibc hands memory back to the system as soon as it is freed (blocks above 32 MB always, smaller ones once the end of
+the heap is free), and every page that comes anew is zeroed and faulted in: up to a third of an iteration, as
+``benchmarks/means.py`` measures. Other allocators have settings of their own and are left alone, as is glibc where the
+environment already sets it.
 """
 
 from __future__ import annotations

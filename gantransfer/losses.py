@@ -192,7 +192,7 @@ class AdversarialLoss:
                 fake, real = _leaf(fake) if self.r2_gamma else fake, _leaf(real) if self.r1_gamma else real
                 (on_fake, _), (on_real, kinds) = judge(fake, of_fake), judge(real, of_real)
             else:
-                on_both, kinds = judge(torch.cat([fake, real]), torch.cat([y, batch.labels]) if conditional else None)
+                on_both, kinds = judge(torch.cat([fake, real]), torch.cat([of_fake, of_real]) if conditional else None)
                 on_fake, on_real = on_both.split([len(fake), len(real)])
                 kinds = None if kinds is None else kinds[len(fake) :]
             terms = d_loss(on_real, on_fake)
@@ -204,7 +204,7 @@ class AdversarialLoss:
                 adaptive.observe(on_real)
                 logs["augment_p"] = adaptive.p.clone()
             if self.kind == "wgan-gp":
-                between = gradient_penalty(critic, real, fake, batch.labels if conditional else None, batch.rng)
+                between = gradient_penalty(critic, real, fake, of_real, batch.rng)
                 terms["gradient_penalty"] = self.gp_weight * between
             for name, gamma, logits, images in (("r1", self.r1_gamma, on_real, real),
                                                 ("r2", self.r2_gamma, on_fake, fake)):

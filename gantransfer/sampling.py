@@ -79,6 +79,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+@kept_memory()
 def generate(
     generator: nn.Module, z: Tensor, y: Tensor | None, batch_size: int = 128, noise_of: Tensor | None = None
 ) -> Tensor:
@@ -88,12 +89,11 @@ def generate(
     device = next(generator.parameters()).device
     generator.eval()
     images = []
-    with kept_memory():
-        for start in range(0, len(z), batch_size):
-            rows = slice(start, start + batch_size)
-            labels = None if y is None else y[rows].to(device)
-            held = {} if noise_of is None else {"noise": generator.noise(noise_of[rows].to(device))}
-            images.append(to_uint8(generator(z[rows].to(device), labels, **held).float()).cpu())
+    for start in range(0, len(z), batch_size):
+        rows = slice(start, start + batch_size)
+        labels = None if y is None else y[rows].to(device)
+        held = {} if noise_of is None else {"noise": generator.noise(noise_of[rows].to(device))}
+        images.append(to_uint8(generator(z[rows].to(device), labels, **held).float()).cpu())
     generator.train(training)
     return torch.cat(images)
 

@@ -33,7 +33,8 @@ class _AveragePool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.shape, ctx.layout = x.shape, _layout(x)
+        ctx.shape = x.shape
+        ctx.layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         return F.avg_pool2d(x, 3, stride=2, padding=1)
 
     @staticmethod
@@ -53,11 +54,6 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _AveragePool.apply(grad), None, None
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    dense = x.is_contiguous()
-    return torch.contiguous_format if dense or x.ndim != 4 else torch.channels_last
 
 
 def leaky_relu(x: Tensor, slope: float) -> Tensor:

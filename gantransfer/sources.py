@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import gantransfer.networks  # noqa: F401  (registers the architectures)
 from gantransfer import dialects
 from gantransfer.errors import GanTransferError, ModelError, OutputError, UsageError, did_you_mean, first_line
+from gantransfer.kept_memory import kept_memory
 from gantransfer.layers import weights_follow
 from gantransfer.modulation import fold, is_plain
 from gantransfer.registry import architectures
@@ -231,10 +232,11 @@ class GAN:
     ) -> Iterator[np.ndarray]:
         """The images of `sample` in parts uint8 [`rows` or fewer, H, W, C]: any number of them in constant memory."""
         start, generator = 0, self.generator
-        for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
-            y = class_ids(classes, self.classes, len(z), start) if generator.num_classes else None
-            yield channels_last(generate(generator, z, y, rows))
-            start += len(z)
+        with kept_memory():  # from part to part
+            for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
+                y = class_ids(classes, self.classes, len(z), start) if generator.num_classes else None
+                yield channels_last(generate(generator, z, y, rows))
+                start += len(z)
 
     @torch.no_grad()
     def accumulate_standing_statistics(self, zs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:

@@ -55,7 +55,8 @@ def main() -> int:
         with ThreadPoolExecutor(given["jobs"]) as pool:
             words = [sys.executable, "-m", "torture", *sys.argv[1:], "--only"]
             failed = any([code != 0 for code in pool.map(lambda part: subprocess.call([*words, part]), parts)])
-        took = f"All of it in one run, {given['jobs']} parts side by side: {time.perf_counter() - began:.0f} s."
+        if set(parts) == set(SIZES):
+            took = f"All of it in one run, {given['jobs']} parts side by side: {time.perf_counter() - began:.0f} s."
     (out / "README.md").write_text(summary(out, took), encoding="utf-8")
     return int(failed)
 
