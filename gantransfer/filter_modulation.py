@@ -81,8 +81,8 @@ class SingularValues(WeightModulation):
     """U diag(l s) V^T with W = U diag(s) V^T as a matrix [out, in k k] and l learned, 1 at the start (Robb et al., eq.
     2).
 
-    Computed as W + U diag((l - 1) s) V^T, so that the start is W bit for bit. U, s and V follow from the frozen W and
-    are in no file.
+    W is what the forward pass multiplies with (see `bare_weight`). Computed as W + U diag((l - 1) s) V^T, so that the
+    start is W bit for bit. U, s and V follow from the frozen W and are in no file.
     """
 
     def __init__(self, weight: Tensor) -> None:

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import nn
 
 from gantransfer.extension import class_parameters
-from gantransfer.filter_modulation import SingularValues, modulate
+from gantransfer.filter_modulation import SingularValues, is_normed, modulate
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Plan, Source, Target
@@ -44,10 +44,12 @@ class FSGAN(FineTuning):
         return generator
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
-        """Factors of both networks, the class rows, and D's last layer with its class rows."""
+        """Factors of both networks, the class rows, and D's last layer with its class rows or auxiliary classifier."""
         critic = self.critic(self.critic_source(sources), target)
         _with_factors(critic)
-        last = [*critic.head.parameters(), *class_parameters(critic)]
+        classifier = getattr(critic, "classifier", None)
+        last = [*critic.head.parameters(), *class_parameters(critic),
+                *(classifier.parameters() if classifier is not None else ())]
         of_g, of_d = _factors(generator), _factors(critic)
         notes = (f"singular values of {len(of_g)} convolutions of G and {len(of_d)} of D",)
         return self.changed(generator, critic, loss, of_g, [*of_d, *last], notes)
@@ -55,7 +57,7 @@ class FSGAN(FineTuning):
 
 def _with_factors(network: nn.Module) -> None:
     for layer in [m for m in network.modules() if isinstance(m, nn.Conv2d)]:
-        modulate(layer, SingularValues(layer.weight.detach()))
+        modulate(layer, SingularValues(layer.unmodulated() if is_normed(layer) else layer.weight.detach()))
 
 
 def _factors(network: nn.Module) -> list[nn.Parameter]:
