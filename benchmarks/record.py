@@ -14,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.csv")
+TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.csv", "rows.csv", "pairs.csv")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 
 

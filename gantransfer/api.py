@@ -181,6 +181,9 @@ def split_settings(settings: Mapping[str, Any], method: str, kind: str) -> tuple
             hint = f" (method '{owner}' has it)" if owner else ""
             raise UsageError(f"method '{method}' has no setting '{key}'{hint}{did_you_mean(key, names)}; "
                              f"have: {', '.join(own)}")
+    for key, reason in getattr(methods[method], "unused", {}).items():
+        if settings.get(key) is not None:
+            raise UsageError(f"method '{method}' has no use for '{key}': {reason}; leave it out")
     runs.make_method(method, fields)
     training.resolve(100, kind)
     return training, fields
@@ -196,6 +199,8 @@ def check_fit(gan: GAN | Sequence[GAN], method: str, fields: Mapping[str, Any]) 
     stand_in = Target(2, ("a", "b") if labelled else (), config["resolution"], config["channels"])
     if hasattr(chosen, "in_images"):
         chosen = chosen.in_images(1)
+    if hasattr(chosen, "on_stand_in"):
+        chosen = chosen.on_stand_in()
     chosen.plan(chosen.reshape(gans, stand_in), gans, stand_in, AdversarialLoss())
 
 

@@ -36,7 +36,16 @@ def one_source(sources: Sequence[Source], method: str) -> Source:
     """The single source of a method that takes one (UsageError otherwise)."""
     if len(sources) != 1:
         raise UsageError(f"method '{method}' takes one source, not {len(sources)}; give one --source")
+    refuse_wrapped(sources)
     return sources[0]
+
+
+def refuse_wrapped(sources: Sequence[Source]) -> None:
+    """ModelError for a source whose generator is another model with something before it."""
+    for source in sources:
+        if wraps := getattr(source.generator, "wraps", ""):
+            raise ModelError(f"a model that {wraps} is no source for another adaptation; give the source that it was "
+                             "made from")
 
 
 def conditional_source(sources: Sequence[Source], target: Target, method: str) -> Source:
@@ -140,6 +149,13 @@ def critic_rows(init: str, classes: int, old: int, seed: int) -> Tensor | None:
     return mixing_rows(init, max(classes, 1), max(old, 1), seed)
 
 
+def refuse_label_inputs(source: Source, target: Target, name: str) -> None:
+    """ModelError where classes would come in beside the latent, in a layer that method `name` does not train."""
+    if target.num_classes > 1 and getattr(source.generator.config, "label_inputs", 0):
+        raise ModelError(f"method '{name}' does not train the first layer, where this source takes labels beside the "
+                         "latent; use transfergan, or one run for each class")
+
+
 def class_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Class tables and embeddings."""
     return [p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
@@ -159,9 +175,12 @@ def split_groups(
 
 
 def anchors(network: nn.Module, source: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parameters of `network` that `source` has under the same name and shape, and copies of the source's."""
+    """The parameters of `network`, as it starts, that it copied from `source`, and copies of the source's. What is
+    new with the target's classes is not there, also where its shape is the old one's."""
     theirs = {k: p.detach().clone() for k, p in source.named_parameters()}
-    own = {k: p for k, p in network.named_parameters() if k in theirs and p.shape == theirs[k].shape}
+    rows = {id(p) for p in class_parameters(network)}
+    own = {k: p for k, p in network.named_parameters() if id(p) not in rows and k in theirs
+           and p.shape == theirs[k].shape and torch.equal(p, theirs[k].to(p.device))}
     return own, {k: theirs[k].to(own[k].device) for k in own}
 
 

@@ -83,13 +83,14 @@ class FineTuning:
         self, generator: nn.Module, critic: nn.Module, loss: AdversarialLoss, changes: Sequence[nn.Parameter],
         judging: Sequence[nn.Parameter], notes: Sequence[str],
     ) -> Plan:
-        """A plan that trains `changes` of G and its class rows, and `judging` of D; layers of which nothing trains keep
-        their spectral-norm vectors."""
+        """A plan that trains `changes` of G and its class rows, and `judging` of D; layers whose own tensors do not
+        train keep their spectral-norm vectors."""
         groups = {"D": Group(judging, self.lr_d), "G": Group(changes, self.lr_g)}
         if rows := class_parameters(generator):
             groups["G_classes"] = Group(rows, self.lr_classes)
+        groups = {name: group for name, group in groups.items() if group.params}
         phases = loss.phases(generator, critic, g_updates=tuple(n for n in groups if n != "D"))
-        moving = {id(p) for p in judging}
+        moving = {id(p) for p in (*changes, *judging)}
         held = [m for net in (generator, critic) for m in net.modules()
                 if hasattr(m, "u0") and not any(id(p) in moving for p in m.parameters(recurse=False))]
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=held, notes=notes)
@@ -100,3 +101,10 @@ def first_blocks(network: nn.Module, count: int, field: str, what: str) -> list[
     if not 0 <= count <= len(network.blocks):
         raise UsageError(f"{field} {count} is outside 0 to {len(network.blocks)}, the blocks of this source's {what}")
     return list(network.blocks[:count])
+
+
+def before_blocks(generator: nn.Module) -> list[nn.Module]:
+    """What of a generator comes before its blocks: the layer after the latents, or a style head's mapping."""
+    names = ("linear", "input", "fc", "specific.mapping")
+    parts = dict(generator.named_modules())
+    return [parts[name] for name in names if name in parts]

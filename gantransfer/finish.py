@@ -30,7 +30,7 @@ from gantransfer.runs import Parts
 from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
 from gantransfer.style_mixing import style_groups, style_picture
-from gantransfer.trainer import Progress
+from gantransfer.trainer import Progress, Trainer
 from gantransfer.weights import write_json
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
@@ -109,6 +109,8 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
     trainer = parts.trainer
     if trainer.rank == 0:
         report({"event": "message", "text": "measuring the best generator"})
+        if _kept_while_mining(trainer):  # what fine-tuning made of it is shown all the same
+            released_grid(trainer.ema.module, folder / "samples", "tuned")
         best = trainer.load_best()
         learned = None
         if parts.job.kind == "adapt":
@@ -161,12 +163,16 @@ def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
 
 def _mining(parts: Parts, best: nn.Module, folder: Path) -> None:
     """Pictures of the same latents and a record: ``samples/source.png``, ``mined.png`` (of the end of mining, which the
-    trainer's hook has written, or of the kept generator if it is no later) and ``tuned.png``; of several sources also
-    which of them samples come from."""
-    samples, until = folder / "samples", parts.trainer.plan.fixed_until_nimg
+    trainer's hook has written, or of the kept generator of a run that came no further) and ``tuned.png`` (of the kept
+    generator, or of the last one where that is no later than mining); of several sources also which of them samples
+    come from."""
+    samples, trainer = folder / "samples", parts.trainer
     before_miners(best, [gan.generator for gan in parts.gans], samples / "source.png")
-    kept = parts.trainer.progress.best or {"nimg": parts.trainer.progress.nimg}
-    released_grid(best, samples, "mined" if until is None or kept["nimg"] <= until else "tuned")
+    until = trainer.plan.fixed_until_nimg
+    if until is None or trainer.progress.nimg <= until:
+        released_grid(best, samples, "mined")
+    elif not _kept_while_mining(trainer):
+        released_grid(best, samples, "tuned")
     names = [_short(name, number) for number, name in enumerate((parts.job.source, *parts.job.others), 1)]
     names = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
     record: dict[str, Any] = {"sources": names, "columns": COLUMNS,
@@ -174,6 +180,13 @@ def _mining(parts: Parts, best: nn.Module, folder: Path) -> None:
     if best.picks:
         record |= {"p": best.p.tolist(), "picked": picked_grid(best, samples / "picked.png")}
     write_json(record, samples / "mining.json")
+
+
+def _kept_while_mining(trainer: Trainer) -> bool:
+    """Whether a run that fine-tuned keeps a generator from before."""
+    until, best = trainer.plan.fixed_until_nimg, trainer.progress.best
+    mined = hasattr(trainer.generator, "miners") and until is not None and trainer.progress.nimg > until
+    return mined and best is not None and best["nimg"] <= until
 
 
 def _short(name: str, number: int) -> str:

@@ -60,6 +60,9 @@ def squared_distance(params: Mapping[str, Tensor], anchors: Mapping[str, Tensor]
 
 
 ORDERS = ("critic", "generator")
+# Training settings that a method without a critic has no use for, and why.
+NO_CRITIC = dict.fromkeys(("loss", "augment", "d_steps", "r1_gamma", "r2_gamma", "r1_every", "gp_weight", "order",
+                           "ada_target", "ada_nimg", "aux_d", "aux_g"), "it trains no critic")
 
 
 def gradient_square_norm(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Perceptual losses: the mean absolute difference of two images' activations in a fixed network.
 
-``vgg16:FILE`` is the published kind (see `gantransfer.vgg`); ``critic`` are the blocks of the source's own critic, and
+``vgg16-caffe:FILE`` is the published kind, ``vgg16:FILE`` the same network with torchvision's weights (see
+`gantransfer.vgg`); ``critic`` are the blocks of the source's own critic, and
 ``glyph-cnn`` the classifier of letters that ships with the package: both work offline, and are named as what they are.
 """
 
@@ -18,7 +19,8 @@ from gantransfer.features import SHIPPED
 from gantransfer.glyph_cnn import load_glyph_cnn
 from gantransfer.vgg import load_vgg16
 
-KINDS = ("critic", "glyph-cnn", "vgg16", "none")
+FROM_FILES = ("vgg16", "vgg16-caffe")
+KINDS = ("critic", "glyph-cnn", *FROM_FILES, "none")
 
 
 class _Glyphs(nn.Module):
@@ -55,7 +57,7 @@ class Perceptual:
     absolute differences of their activations. Its network is in no checkpoint, as it never changes.
 
     Args:
-        spec: one of `KINDS`, ``vgg16`` with its file as ``vgg16:FILE``. critic: the source's, or None.
+        spec: one of `KINDS`, those of `FROM_FILES` with a file as in ``vgg16:FILE``. critic: the source's, or None.
 
     Raises:
         UsageError: another kind, or a file too many or too few. ModelError: no critic, or no such file.
@@ -65,10 +67,10 @@ class Perceptual:
         kind, _, path = spec.partition(":")
         if kind not in KINDS:
             raise UsageError(f"perceptual '{spec}' does not exist{did_you_mean(kind, KINDS)}; have: critic, glyph-cnn, "
-                             "vgg16:FILE, none")
-        if bool(path) != (kind == "vgg16"):
-            raise UsageError(f"perceptual '{spec}' " + ("names no file; write vgg16:FILE with torchvision's published "
-                                                        "state dict" if kind == "vgg16" else
+                             "vgg16:FILE, vgg16-caffe:FILE, none")
+        if bool(path) != (kind in FROM_FILES):
+            raise UsageError(f"perceptual '{spec}' " + (f"names no file; write {kind}:FILE with a state dict in "
+                                                        "torchvision's layout" if kind in FROM_FILES else
                                                         f"names a file, which it has none; write {kind}"))
         self.spec = kind
         if kind == "critic" and critic is None:
@@ -76,8 +78,9 @@ class Perceptual:
                              "glyph-cnn, vgg16:FILE or none")
         self.network: nn.Module | None = None
         if kind != "none":
-            self.network = {"critic": lambda: _Critic(critic), "glyph-cnn": _Glyphs,
-                            "vgg16": lambda: load_vgg16(Path(path).expanduser())}[kind]()
+            file = Path(path).expanduser()
+            self.network = {"critic": lambda: _Critic(critic), "glyph-cnn": _Glyphs, "vgg16": lambda: load_vgg16(file),
+                            "vgg16-caffe": lambda: load_vgg16(file, caffe=True)}[kind]()
             self.network.eval().requires_grad_(False)
 
     def __call__(self, images: Tensor, wanted: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gantransfer.observing import FrozenCritic, over_processes
 
 DEVIATIONS = 3
+LEAST = 0.1  # of the median deviation: a feature that is nearly constant in the sources would outweigh all others
 
 
 class Proportions(FrozenCritic):
@@ -59,7 +60,8 @@ class Proportions(FrozenCritic):
         return over_processes(torch.cat([found.sum(0), found.square().sum(0), found.new_tensor([float(len(found))])]))
 
     def estimate(self, shares: Tensor) -> Tensor:
-        """Weights [N], each 0 or more with sum 1. Features count in units of their deviation within sources. Where
+        """Weights [N], each 0 or more with sum 1. Features count in units of their deviation within sources
+        (`LEAST` of the median one at least). Where
         sources draw the same, means cannot tell: within `DEVIATIONS` of chance it is `shares` [N] that hold."""
         if not (float(self.seen[-1]) and float(self.drawn[0, -1])):
             return shares
@@ -67,6 +69,7 @@ class Proportions(FrozenCritic):
         count = self.drawn[:, -1:].double()
         means, squares = (self.drawn[:, part].double() / count for part in (slice(width), slice(width, 2 * width)))
         scale = (squares - means.square()).mean(0).clamp_min(1e-12).sqrt()
+        scale = scale.clamp_min(LEAST * float(scale.median()))
         wanted = self.seen[:width].double() / self.seen[-1].double()
         chance = width / float(count[0])  # expected squared error of a source's means
         return on_simplex(means / scale, wanted / scale, shares.double(), DEVIATIONS**2 * chance).to(shares)

@@ -4,16 +4,17 @@ and the phases that train it and the prior of codes (see `gantransfer.networks.s
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from gantransfer.augment import diff_augment
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import Choices, check_choices, one_source, seeded
+from gantransfer.losses import NO_CRITIC
 from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
 from gantransfer.registry import architectures
 from gantransfer.weights import load_strictly, read_json, read_tensors
@@ -46,6 +47,7 @@ class Steering:
 
     choices: ClassVar[Choices] = {}
     name: ClassVar[str] = ""
+    unused: ClassVar[Mapping[str, str]] = NO_CRITIC
     slow_to_sample: ClassVar[bool] = True  # a run looks at its start and its end alone unless told otherwise
     reads_labels: ClassVar[bool] = True
 
@@ -54,6 +56,13 @@ class Steering:
         for name in ("iterations", "classifier_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible; give 1 or more")
+
+    def on_stand_in(self) -> Steering:
+        """Itself for a target that is not the real one: a given classifier is looked for, its classes are not
+        compared (ModelError if it is not there)."""
+        if self.classifier:
+            _classifier_tensors(Path(self.classifier).expanduser())
+        return replace(self, classifier="")
 
     def sampling(self) -> dict[str, Any]:
         """Settings of `SteeredConfig` beside those of this class."""
@@ -67,9 +76,6 @@ class Steering:
                              "a flat folder")
         if target.num_classes == 1 and not self.background:
             raise UsageError("a classifier of one class has nothing to tell apart; leave background on")
-        if hasattr(source.generator, "classifier"):
-            raise ModelError("a model that samples iteratively is no source for another adaptation; give the source "
-                             "that it steers")
         with seeded(self.init_seed):
             return architectures["steered"].around(
                 copy.deepcopy(source.generator), source.config["arch"], num_classes=target.num_classes,
@@ -111,13 +117,19 @@ def load_classifier(generator: nn.Module, path: Path, classes: Sequence[str]) ->
     Raises:
         ModelError: none is there, it is another network's, or one of other classes.
     """
-    if path.is_dir():
-        path = path / "adapter" if (path / "adapter").is_dir() else path
-        path = path / "adapter_model.safetensors"
-    tensors, card = read_tensors(path), path.parent / "adapter_config.json"
+    tensors, path = _classifier_tensors(path)
+    card = path.parent / "adapter_config.json"
     known = read_json(card).get("classes") if card.is_file() else None
     if known is not None and list(known) != list(classes):
         raise ModelError(f"the classifier in '{path}' knows {' '.join(map(str, known))} and the target has "
                          f"{' '.join(classes)}; give one of the same classes in the same order")
     named = {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
     load_strictly(generator.classifier, named or tensors, f"classifier '{path}'")
+
+
+def _classifier_tensors(path: Path) -> tuple[dict[str, Tensor], Path]:
+    """A file's tensors, or a run's or an adapter's, and where they are."""
+    if path.is_dir():
+        path = path / "adapter" if (path / "adapter").is_dir() else path
+        path = path / "adapter_model.safetensors"
+    return read_tensors(path), path

@@ -18,7 +18,8 @@ scores of images without augmentation; scoring moves none of its buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -36,8 +37,8 @@ class Supersample(nn.Module):
 
     Called without gradient (for the critic's fakes; with gradient where the critic is shown the generator's own, as
     `reused` says) it counts who won, and moves the generator's `p`. With gradient only winners' generators are in the
-    graph; where sources are in eval mode they are computed a second time, winners alone, which is exact and cheaper
-    than a graph through all.
+    graph; where sources are in eval mode they are computed a second time, winners alone, which is exact (normed miners
+    do not take their step in the pass that only scores) and cheaper than a graph through all.
 
     Attributes:
         proportions: what p comes from with ``update="features"``; it sees every `SEEN`-th image.
@@ -70,14 +71,15 @@ class Supersample(nn.Module):
         """Winners, float [B, C, H, W], for u [B, z_dim]."""
         learning = torch.is_grad_enabled()
         tracked = learning and any(source.training for source in self.generator.sources)
-        with torch.set_grad_enabled(tracked):
+        again = learning and not tracked
+        with torch.set_grad_enabled(tracked), still(self.generator.miners) if again else nullcontext():
             images = [self.generator.from_miner(i, u) for i in range(len(self.wins))]
         winners = self.winners(images)
         if learning == self.reused:
             if self.proportions is not None:
                 self.proportions.add([some(image) for image in images])
             self.count(winners)
-        if learning and not tracked:
+        if again:
             return self.generator.draw(u, winners)
         rows = [(winners == i).nonzero().squeeze(1) for i in range(len(images))]
         chosen = torch.cat([image[r] for image, r in zip(images, rows, strict=True) if len(r)])
@@ -104,6 +106,15 @@ class Supersample(nn.Module):
             keep = 0.5 ** (shown / self.half_life_nimg) if self.half_life_nimg else 0.0
             self.shares.lerp_(won / shown, 1 - keep)
         self.generator.p.copy_(self.shares if self.proportions is None else self.proportions.estimate(self.shares))
+
+
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """`module` in eval mode for a while."""
+    mode = module.training
+    module.eval()
+    yield
+    module.train(mode)
 
 
 def some(images: Tensor) -> Tensor:

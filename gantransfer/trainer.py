@@ -164,7 +164,8 @@ class Trainer:
         buffers = [b.clone() for b in self._buffers]
         self._modes()
         self._set_rates()
-        shown = 0
+        each = self.schedule.batch_size * self.schedule.accumulate * self.processes.world
+        shown = 0 if self._draws else each  # a plan without images counts those that it generates
         for index, phase in enumerate(self.plan.phases):
             stop = math.inf if phase.stop_nimg is None else phase.stop_nimg
             active = phase.start_nimg <= progress.nimg < stop
@@ -174,7 +175,7 @@ class Trainer:
                     logs |= scalars
                     finite &= good
                     if phase.uses_images:
-                        shown += self.schedule.batch_size * self.schedule.accumulate * self.processes.world
+                        shown += each
                 if phase.uses_images:
                     draw += self.schedule.accumulate
         if not finite:  # running statistics that saw a NaN never lose it

@@ -2,7 +2,9 @@
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015. Tensor names
 and shapes are those of torchvision's published state dict (``vgg16-397923af.pth``): ``features.N.weight`` with N
-counting activations and poolings too, whose classifier layers are in the file and not used.
+counting activations and poolings too, whose classifier layers are in the file and not used. The original (Caffe's)
+weights see pixels of 0 to 255 less their means, channels in the order BGR, and their activations are near 100, where
+those of torchvision's, on normalised pixels, are near 1.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from gantransfer.errors import ModelError
 from gantransfer.weights import load_strictly, read_tensors
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))  # 2x2 max pooling between them
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1], as these weights were trained
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1], as torchvision's weights were trained
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # of BGR in [0, 255]
 
 
 class VGG16(nn.Module):
-    """float32 [N, 1 or 3, H, W] in [-1, 1] -> the ten activations after ReLU, conv1_1 to conv4_3."""
+    """float32 [N, 1 or 3, H, W] in [-1, 1] -> the ten activations after ReLU, conv1_1 to conv4_3. `caffe`: the weights
+    are the original ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, caffe: bool = False) -> None:
         super().__init__()
+        self.caffe = caffe
         self.features = nn.ModuleDict()
         number, n_in = 0, 3
         for stage in STAGES:
@@ -32,11 +37,13 @@ class VGG16(nn.Module):
                 self.features[str(number)] = nn.Conv2d(n_in, n_out, 3, padding=1)
                 number, n_in = number + 2, n_out
             number += 1
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = (CAFFE_MEAN, (1.0, 1.0, 1.0)) if caffe else (MEAN, STD)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - self.mean) / self.std
+        x = (images.expand(-1, 3, -1, -1) + 1) / 2
+        x = ((x.flip(1) * 255 if self.caffe else x) - self.mean) / self.std
         found, layers = [], iter(self.features.values())
         for number, stage in enumerate(STAGES):
             x = F.max_pool2d(x, 2) if number else x
@@ -46,9 +53,9 @@ class VGG16(nn.Module):
         return found
 
 
-def load_vgg16(path: Path) -> VGG16:
+def load_vgg16(path: Path, caffe: bool = False) -> VGG16:
     """The network with the weights of a file (ModelError if it is missing, unsafe or another network's)."""
-    network = VGG16()
+    network = VGG16(caffe)
     tensors = {k: v.float() for k, v in read_tensors(path).items()}
     wanted = network.state_dict()
     if not tensors.keys() & wanted.keys():

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "bsa-published": {
         "filters": {"form": "filters", "perceptual": "none"},
         "no-first-layer": {"first_layer": False, "latents": "normal", "init": "random_source", "prior": ""},
+        "modulation": {"form": "modulation", "init": "scratch"},
         "code": {"init": "first", "perceptual": "glyph-cnn", "normalised_l1": True, "prior": "normal:0.4"},
     },
     "cgantransfer": {
@@ -126,7 +127,9 @@ REFUSED: dict[Pair, tuple[type[GanTransferError], str]] = {
        if n.startswith("gp_gan")},
     **{Pair("adafm", n): (ModelError, f"architecture '{NETWORKS[n].get('arch', 'biggan')}' cannot take a style head")
        for n in NETWORKS if not n.startswith("gp_gan")},
-    Pair("bsa-published", "wgan_gp-concat"): (ModelError, "takes labels beside the latent"),
+    **{Pair(m, "wgan_gp-concat"): (ModelError, "takes labels beside the latent")
+       for m in ("bsa-published", "fsgan", "lora", "scaleshift")},
+    Pair("bsa-published", "tables", "modulation"): (ModelError, "trains maps from class vectors"),
     Pair("cgantransfer", "tables", "official-imagenet"): (UsageError, "does not fit a source with class affine"),
     Pair("cgantransfer", "hierarchical", "official-cifar"): (UsageError, "does not fit a source with class affine"),
 }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gantransfer.compare import convergence, estimate
-from gantransfer.compare.cells import Cell
+from gantransfer.compare.cells import FINISHED, WAITING, Cell
+from gantransfer.compare.page import render
 from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
 from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks, two_sided
+from gantransfer.compare.summary import pairs_csv, rows_csv, summarise
 from gantransfer.errors import UsageError
 
 
@@ -99,15 +104,84 @@ def test_ranking_pairs_seeds() -> None:
     without = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}})
     assert without[1]["to_best"]["different"]  # paired, though the seeds differ by 10
     assert without[1]["to_best"]["p"] == pytest.approx(0.00331, abs=1e-5)  # t = sqrt(3) 1.0 / 0.1, two degrees
+    assert rank({}) == []
 
 
-def test_ranking_over_tasks_is_geometric() -> None:
+def test_the_best_is_not_behind_on_common_seeds() -> None:
+    """The mean of a row with fewer seeds may be the smallest because it lacks the hard one."""
+    rows = rank({"lucky": {0: 5.0, 1: 6.0}, "three": {0: 4.9, 1: 5.8, 2: 12.0}})
+    assert [row["label"] for row in rows] == ["three", "lucky"] and rows[1]["mean"] < rows[0]["mean"]
+    assert rows[1]["to_best"]["mean"] == pytest.approx(0.15) and not rows[1]["to_best"]["different"]
+
+
+def test_equal_differences_are_nothing_to_judge_by() -> None:
+    assert paired([2.0, 2.0])["p"] == 1.0
+
+
+def test_ranking_over_tasks_is_geometric_and_leaves_nobody_out() -> None:
     distances = {"x": {"a": {0: 1.0}, "b": {0: 2.0}}, "y": {"a": {0: 100.0, 1: 900.0}, "b": {0: 200.0}},
                  "z": {"a": {0: 10.0}, "b": {0: 21.0}, "only here": {0: 1.0}}}
     rows = rank_over_tasks(distances)
-    assert [row["label"] for row in rows] == ["a", "b"]
-    assert rows[0]["mean"] == pytest.approx(10)  # of the seeds that both rows have
-    assert rows[1]["to_best"]["mean"] == pytest.approx(math.cbrt(2 * 2 * 2.1)) and rows[1]["to_best"]["different"]
+    assert [(row["label"], row["tasks"]) for row in rows] == [("a", 3), ("only here", 1), ("b", 3)]
+    assert rows[0]["mean"] == pytest.approx(math.cbrt(1 * 300 * 10))  # of its own seeds
+    assert rows[1]["to_best"]["mean"] == pytest.approx(0.1) and rows[1]["to_best"]["count"] == 1
+    alone = rank_over_tasks({task: {k: v for k, v in of.items() if k != "only here"} for task, of in distances.items()})
+    assert alone[1]["to_best"]["mean"] == pytest.approx(math.cbrt(2 * 2 * 2.1)) and alone[1]["to_best"]["different"]
+    assert rows[2]["to_best"]["mean"] == alone[1]["to_best"]["mean"]  # of common seeds, whoever else is in the table
+
+
+# ---- what is said of a comparison ------------------------------------------------------------------------
+
+
+def told(tmp_path: Path, distances: dict[str, dict[str, list[float]]], pairs: tuple[tuple[str, str], ...],
+         protocols: dict[str, str] | None = None) -> dict[str, Any]:
+    """The summary of finished runs, task -> row -> distance by seed; every curve has its best at its last iteration."""
+    labels = list(dict.fromkeys(label for of in distances.values() for label in of))
+    plan = Comparison(tuple(Task(name, "s", "d") for name in distances), tuple(Variant(k, "bsa") for k in labels),
+                      tmp_path, seeds=(0, 1, 2), pairs=pairs)
+    outcomes = {}
+    for cell in plan.cells():
+        values = distances[cell.task].get(cell.label, [])
+        outcomes[cell.name] = dict(FINISHED if cell.seed < len(values) else WAITING)
+        if cell.seed < len(values):
+            cell.folder.mkdir(parents=True)
+            value, protocol = values[cell.seed], (protocols or {}).get(cell.label, "p")
+            lines = [{"step": i, "nimg": i, "seconds": i, "frechet": value + 50 - i} for i in (0, 20, 50)]
+            (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            rows = [{"metric": "frechet", "after": value, "before": 99.0, "floor": 0.5}]
+            (cell.folder / "result.json").write_text(json.dumps(
+                {"rows": rows, "best_step": 50, "steps": 50, "seconds": 5.0, "protocol": protocol}))
+    return summarise(plan, plan.cells(), outcomes)
+
+
+def test_pairs_that_a_plan_names_are_tested_and_over_tasks_too(tmp_path: Path) -> None:
+    found = told(tmp_path, {"x": {"a": [10.0, 11.0, 12.0], "b": [20.0, 21.1, 21.9], "c": [1.0, 1.0, 1.0]},
+                            "y": {"a": [5.0], "b": [10.0]}}, (("a", "b"),))
+    first, second = (task["pairs"][0] for task in found["tasks"])
+    assert first["difference"]["mean"] == pytest.approx(-10) and first["difference"]["different"]
+    assert first["difference"]["p"] == pytest.approx(3.33e-5, rel=1e-2)  # of the one pair that is named: no correction
+    assert second["difference"]["count"] == 1 and not second["difference"]["different"]
+    over = found["pairs_over_tasks"][0]
+    assert over["difference"]["mean"] == pytest.approx(math.sqrt(0.5 * (10 * 11 * 12 / 20 / 21.1 / 21.9) ** (1 / 3)))
+    assert (over["ahead"], over["tasks"], over["short"]) == (2, 2, 2) and found["tasks"][0]["every"] == 30
+    lines = list(csv.DictReader(io.StringIO(pairs_csv(found))))
+    assert [(line["task"], line["over"], line["difference_different"]) for line in lines] == [
+        ("x", "seeds", "True"), ("y", "seeds", "False"), ("", "tasks", "True")]
+    rows = list(csv.DictReader(io.StringIO(rows_csv(found))))
+    assert [(r["task"], r["label"], r["distance_std"]) for r in rows[:1]] == [("x", "a", "1.0")]
+    page = render(found, tmp_path)
+    for part in ("floor: real against real", "Pairs over tasks", "Distance of a less that of b: ", "ended before",
+                 "Evaluated every 30 iterations"):
+        assert part in page, part
+
+
+def test_rows_under_another_protocol_are_neither_ranked_nor_compared(tmp_path: Path) -> None:
+    found = told(tmp_path, {"x": {"a": [10.0, 11.0], "b": [1.0, 2.0], "c": [20.0, 22.0]}}, (("a", "b"), ("a", "c")),
+                 {"b": "q"})
+    task = found["tasks"][0]
+    assert [row["label"] for row in task["ranking"]] == ["a", "c"] and task["protocol"] == "p"
+    assert [(pair["a"], pair["b"]) for pair in task["pairs"]] == [("a", "c")] and task["others"] == ["b"]
+    assert "b: measured under another protocol" in task["warnings"][-1] and "q" in task["warnings"][-1]
 
 
 # ---- plans and estimates ---------------------------------------------------------------------------------
@@ -145,5 +219,7 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     assert estimate.estimate(cells, 2, trial=False)["total"] == found["total"] / 2
     staged = estimate.Speed(((0, 1.0), (80, 3.0)), 0.0, "")
     assert staged.training(160, 8) == 10 * 1 + 10 * 3 and staged.training(40, 8) == 5
+    lacking = Cell("a-seed2", "a", "bsa", 2, tmp_path / "a-seed2", {"source": "s"})
+    assert estimate.estimate([*cells, lacking], 1, trial=False)["cells"]["a-seed2"] is None
     other = Cell("b-seed0", "b", "bsa", 0, tmp_path / "b-seed0", cells[0].call, shown=8)
     assert estimate.estimate([*cells, other], 1, trial=False)["total"] is None

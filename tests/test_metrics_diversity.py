@@ -40,7 +40,8 @@ def test_the_metric_looks_at_the_samples_alone() -> None:
 
 
 def test_kmmd_of_many_samples_takes_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 50,000 samples all pairs would be 20 GB; a block of 1,024 rows is 400 MB. Here a tenth of each."""
+    """Of 50,000 samples all pairs would be 20 GB; a block is 128 MB. Here a tenth of each."""
+    assert kernel.rows_at_once(50_000) * 50_000 * 8 <= 128 * 2**20 < kernel.BLOCK * 50_000 * 8
     x, y, sizes = features(25, 2), features(5_000, 2, seed=1), []
     plain = kernel.squared_distances
 

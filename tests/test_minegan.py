@@ -15,7 +15,7 @@ import gantransfer as gt
 from gantransfer import api
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, GanTransferError, ModelError, UsageError
-from gantransfer.losses import AdversarialLoss
+from gantransfer.losses import AdversarialLoss, gradient_penalty
 from gantransfer.methods.minegan import VARIANTS, MineGAN
 from gantransfer.networks.mined import Mined, MinerConfig
 from gantransfer.norm import ClassMixture
@@ -311,11 +311,89 @@ def test_the_critic_is_drawn_by_seed_or_named() -> None:
 
 
 def test_p_is_logged_and_follows_wins(tmp_path: Path) -> None:
-    _, _, trainer = _training(three(), make_data(tmp_path / "images", False), tmp_path, p_half_life_nimg=1)
+    _, _, trainer = _training(three(), make_data(tmp_path / "images", False), tmp_path, p_update="mean")
     logs, _ = trainer._iteration()
-    shares = [logs[f"D/p{i}"] for i in (1, 2, 3)]
-    assert sum(shares) == pytest.approx(1, abs=1e-5)
-    assert torch.equal(trainer.ema.module.p.argmax(), trainer.generator.p.argmax())
+    wins = trainer.extras["selector"].wins
+    assert [logs[f"D/p{i}"] for i in (1, 2, 3)] == pytest.approx((wins / wins.sum()).tolist())
+    assert torch.equal(trainer.generator.p, wins / wins.sum())
+    assert torch.equal(trainer.ema.module.p, trainer.generator.p)
+
+
+def test_p_is_the_mixture_that_has_the_images_features() -> None:
+    """By default: images that the second source draws, whoever wins, through the phases of the plan."""
+    gans = [make_source("unconditional", seed) for seed in range(2)]
+    method = MineGAN(finetune=False, critic=1, p_half_life_nimg=10**6)
+    generator = method.reshape(gans, TARGET)
+    plan = method.plan(generator, gans, TARGET, AdversarialLoss())
+    rng, phase = torch.Generator().manual_seed(0), next(p for p in plan.phases if p.name == "D")
+    generator.eval()
+    for _ in range(20):
+        u, labels = torch.randn(32, generator.z_dim, generator=rng), torch.zeros(32, dtype=torch.int64)
+        with torch.no_grad():
+            images = generator.from_miner(1, torch.randn(32, generator.z_dim, generator=rng))
+        phase.loss(Batch(images, labels, torch.arange(32), u, labels, rng))
+    wins = plan.extras["selector"].wins
+    assert float(generator.p[1]) > 0.9, generator.p
+    assert abs(float(wins[1] / wins.sum()) - float(generator.p[1])) > 0.05  # and so it is no share of wins
+
+
+def test_families_of_sources_may_differ(tmp_path: Path) -> None:
+    gans = [make_source("tables"), make_source("gp_gan-unconditional"), make_source("wgan_gp")]
+    images = make_data(tmp_path / "images", False)
+    parts = assemble(tmp_path / "run", gans, images, "minegan", {"mining_nimg": 4}, steps=2)
+    parts.trainer.run()
+    generator = parts.trainer.generator
+    assert {source.config.__class__.__name__ for source in generator.sources} == {
+        "BigGANConfig", "GPGANConfig", "WGANGPConfig"}
+    assert generator.eval()(draws(generator, 4)).shape == (4, 1, 32, 32)
+
+
+def test_normed_miners_score_the_images_that_they_then_draw() -> None:
+    """The pass that scores moves no power iteration, so that winners are computed from the same weights."""
+    generator = mined(three(), variant="biggan").train()
+    generator.sources.eval()
+    seen = []
+
+    class Watching(Preferring):
+        def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
+            seen.append(images.detach())
+            return super().forward(images, y)
+
+    sample = Supersample(generator, Watching(SCORES), "ema", 10)
+    shown = sample(draws(generator, 4))
+    scored = seen[0].view(3, 4, *seen[0].shape[1:])[torch.tensor([1, 0, 1, 0]), torch.arange(4)]
+    torch.testing.assert_close(shown.detach(), scored, atol=1e-5, rtol=0)
+    assert generator.miners.training
+
+
+def test_normed_miners_start_after_their_power_iterations() -> None:
+    miner = mined([make_source()], variant="biggan", miner_init="unit").miners[0]
+    for layer in (m for m in miner.modules() if hasattr(m, "u0")):
+        weight = layer.weight.detach().reshape(len(layer.weight), -1)
+        sigma = torch.linalg.matrix_norm(weight, 2)
+        torch.testing.assert_close(layer.unmodulated().detach() * sigma, layer.weight.detach(), atol=0, rtol=0.02)
+
+
+def test_mining_may_be_none_and_is_said_once(tmp_path: Path) -> None:
+    gan = make_source()
+    assert MineGAN(mining_steps=3).in_images(32).mining_nimg == 96
+    method = MineGAN(mining_steps=0).in_images(32)
+    plan = method.plan(method.reshape([gan], TARGET), [gan], TARGET, AdversarialLoss())
+    assert plan.fixed_until_nimg == 0 and "fixed for 0 images" in plan.notes[-1]
+    with pytest.raises(UsageError, match="mining_nimg 100 and mining_steps 5 both say how long to mine"):
+        MineGAN(mining_nimg=100, mining_steps=5)
+
+
+def test_a_source_that_cannot_be_mined_is_named() -> None:
+    gans = [make_source("shared"), make_source("tables")]
+    with pytest.raises(UsageError, match="source 2 has one table per layer"):
+        MineGAN(label_miner="embedding").reshape(gans, TARGET)
+    with pytest.raises(UsageError, match="mines a class and source 2 has none"):
+        MineGAN(label_miner="mixture").reshape([gans[0], make_source("unconditional")], TARGET)
+    few = {"iterations": 1, "classifier_width": 4}
+    steered = make_method("dgn-am", few).reshape([gans[1]], Target(4, ("a", "b"), 32, 1))
+    with pytest.raises(ModelError, match="samples iteratively is no source"):
+        MineGAN(finetune=False).reshape([gans[1], GAN(steered, arch="steered")], TARGET)
 
 
 def test_losses_are_the_papers(tmp_path: Path) -> None:
@@ -329,10 +407,12 @@ def test_losses_are_the_papers(tmp_path: Path) -> None:
     images, rng = torch.rand(3, 1, 32, 32) * 2 - 1, torch.Generator().manual_seed(0)
     batch = Batch(images, torch.zeros(3, dtype=torch.int64), torch.arange(3), draws(generator, 3),
                   torch.zeros(3, dtype=torch.int64), rng)
-    score = critic(generator(batch.z))
+    score, state = critic(generator(batch.z)), rng.get_state()
     d = plan.phases[0].loss(batch).terms
     torch.testing.assert_close(d["fake"] + d["real"], score.mean() - critic(images).mean(), atol=1e-5, rtol=1e-5)
-    assert d["gradient_penalty"] >= 0
+    again = torch.Generator().set_state(state)
+    wanted = gradient_penalty(critic, images, generator(batch.z).detach(), None, again)
+    torch.testing.assert_close(d["gradient_penalty"], 10 * wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(plan.phases[1].loss(batch).terms["adversarial"], -score.mean(), atol=1e-5, rtol=1e-5)
 
 

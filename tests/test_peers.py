@@ -12,9 +12,11 @@ from tiny import assemble, latents, make_data, make_source
 from torch import nn
 
 from gantransfer.errors import ModelError, UsageError
+from gantransfer.extension import class_parameters
 from gantransfer.filter_modulation import LowRank, SingularValues, modulate
+from gantransfer.layers import SNConv2d
 from gantransfer.losses import AdversarialLoss, squared_distance
-from gantransfer.methods.ewc import fisher
+from gantransfer.methods.ewc import fisher, relative
 from gantransfer.modulation import fold
 from gantransfer.plan import Batch, Target
 from gantransfer.runs import make_method
@@ -32,7 +34,7 @@ def test_the_distance_to_the_source_is_freezeds(shared: Path) -> None:
 class Product(nn.Module):
     """An 'image' [N, 1, 1, 1] = a z: its log-likelihood under a linear critic has known gradients."""
 
-    z_dim, num_classes = 1, 0
+    z_dim, num_classes, num_base_classes = 1, 0, 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,13 +47,20 @@ class Product(nn.Module):
 def test_fisher_information_in_closed_form() -> None:
     """d log sigma(a z) / da = (1 - sigma(a z)) z, and b, which does nothing, carries none."""
     critic = nn.Flatten(0)
-    found = fisher(Product(), _Labelless(critic), ["a", "b"], 50)
+    raw = fisher(Product(), _Labelless(critic), ["a", "b"], 50)
     rng = torch.Generator().manual_seed(0)
     z = torch.cat([torch.randn(1, 1, generator=rng) for _ in range(50)]).squeeze(1)
     expected = ((1 - torch.sigmoid(0.5 * z)) * z).square().mean()
+    assert float(raw["b"]) == 0 and float(raw["a"]) == pytest.approx(float(expected), rel=1e-5)
+    found = relative(raw)
     assert float(found["b"]) == 0 and float(found["a"]) == pytest.approx(2.0, rel=1e-5)  # the mean of both is 1
-    raw = fisher(Product(), _Labelless(critic), ["a"], 50)
-    assert float(raw["a"]) == pytest.approx(1.0) and expected > 0
+    with pytest.raises(ModelError, match="is certain of every generated image"):
+        relative(fisher(Product(), _Labelless(nn.Sequential(critic, Certain())), ["a"], 5))
+
+
+class Certain(nn.Module):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits + 200
 
 
 class _Labelless(nn.Module):
@@ -63,8 +72,9 @@ class _Labelless(nn.Module):
         return self.inner(images)
 
 
-def loss_of(method: str, fields: dict[str, Any], phase: str, step: bool = False) -> dict[str, float]:
-    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+def loss_of(method: str, fields: dict[str, Any], phase: str, step: bool = False,
+            target: Target = Target(8, ("a", "b"), 32, 1)) -> dict[str, float]:  # noqa: B008
+    gan = make_source()
     made = make_method(method, fields)
     generator = made.reshape([gan], target)
     plan = made.plan(generator, [gan], target, AdversarialLoss())
@@ -95,6 +105,100 @@ def test_penalties_are_nothing_at_the_source_and_grow_away_from_it(
         assert loss_of(method, fields, phase, step=True)[term] == pytest.approx(3.0 * 0.01 * count, rel=1e-4)
     assert loss_of(method, fields, phase)[term] == pytest.approx(0, abs=1e-9)
     assert loss_of(method, fields, phase, step=True)[term] > 1e-4
+
+
+def test_ewc_s_penalty_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an information of 1 everywhere a step of 0.1 in some weights costs 0.01 for their share of all."""
+    monkeypatch.setattr("gantransfer.methods.ewc.fisher", lambda g, d, names, n: {
+        k: torch.ones_like(p) for k, p in g.named_parameters() if k in set(names)})
+    gan = make_source()
+    rows = {id(p) for p in class_parameters(gan.generator)}
+    sizes = [(p.ndim == 4, p.numel()) for p in gan.generator.parameters() if id(p) not in rows]
+    share = sum(n for moved, n in sizes if moved) / sum(n for _, n in sizes)
+    assert loss_of("ewc", {"weight": 5.0}, "G", step=True)["ewc"] == pytest.approx(5.0 * 0.01 * share, rel=1e-4)
+
+
+def test_distillation_s_penalty_is_the_mean_square_of_a_block_s_change() -> None:
+    torch.manual_seed(0)
+    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+    made = make_method("distillation", {"block": 1, "weight": 2.0})
+    plan = made.plan(made.reshape([gan], target), [gan], target, AdversarialLoss())
+    critic, images = plan.extras["critic"], torch.rand(4, 1, 32, 32)
+    with torch.no_grad():
+        for param in critic.blocks[0].parameters():
+            param.add_(0.1)
+        wanted = 2.0 * (critic.maps(images)[0] - gan.discriminator.maps(images)[0]).square().mean()
+    batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4), latents(gan, 4)[0],
+                  torch.zeros(4, dtype=torch.int64), torch.Generator())
+    found = next(p for p in plan.phases if p.name == "D").loss(batch).terms["distillation"]
+    assert float(found.detach()) == pytest.approx(float(wanted), rel=1e-5) and float(wanted) > 0
+
+
+def test_new_class_rows_are_free_however_many_there_are() -> None:
+    """As many target classes as the source's: their rows have the old ones' shape and are none of theirs."""
+    classes = tuple("abcdefgh"[: make_source().generator.num_classes])
+    cases = (("l2sp", {}, "G"), ("l2sp", {"weight_d": 3.0}, "D"), ("ewc", {"fisher_images": 2}, "G"))
+    for method, fields, phase in cases:
+        found = loss_of(method, {**fields, "class_init": "random"}, phase, target=Target(8, classes, 32, 1))
+        assert found[method] == 0, (method, phase)
+
+
+def test_singular_values_of_a_normed_layer_are_those_it_multiplies_with() -> None:
+    """lambda on W / sigma, sigma far from 1: halving all of them halves the layer."""
+    torch.manual_seed(0)
+    layer = SNConv2d(4, 6, 3).eval()
+    with torch.no_grad():
+        layer.weight.mul_(7)
+    before = layer.normalized_weight().clone()
+    assert float(before.norm()) < 0.5 * float(layer.weight.norm())
+    change = modulate(layer, SingularValues(layer.unmodulated()))
+    torch.testing.assert_close(layer.normalized_weight(), before, atol=0, rtol=0)
+    with torch.no_grad():
+        change.factors.fill_(0.5)
+    torch.testing.assert_close(layer.normalized_weight(), 0.5 * before, atol=1e-6, rtol=0)
+    gan = make_source()
+    generator = make_method("fsgan", {}).reshape([gan], Target(8, ("a", "b"), 32, 1)).eval()
+    layers = [m for m in generator.modules() if isinstance(m, SNConv2d)]
+    with torch.no_grad():
+        for layer in layers:
+            normed = layer.unmodulated()
+            layer.modulation.factors.fill_(0.5)
+            torch.testing.assert_close(layer.normalized_weight(), 0.5 * normed, atol=1e-6, rtol=0)
+    assert layers
+
+
+def test_what_is_new_with_the_classes_trains_and_nothing_else_outside(tmp_path: Path) -> None:
+    """An auxiliary classifier under fsgan; no attention gain under scaleshift; no layer before frozen blocks."""
+    def changed(network: str, method: str, part: str) -> set[str]:
+        images = make_data(tmp_path / f"images-{network}-{method}")
+        parts = assemble(tmp_path / f"{network}-{method}", make_source(network), images, method, steps=2)
+        module = parts.trainer.generator if part == "G" else parts.trainer.extras["critic"]
+        before = {k: v.clone() for k, v in module.named_parameters()}
+        parts.trainer.run()
+        return {k for k, v in module.named_parameters() if not torch.equal(v, before[k])}
+
+    moved = changed("wgan_gp", "fsgan", "D")
+    assert {"classifier.weight", "classifier.bias", "output.weight"} <= moved
+    scales = changed("hierarchical", "scaleshift", "G")
+    generator = make_source("hierarchical").generator
+    norms = tuple(name for name, _ in generator.norms())
+    rows = {id(p) for p in class_parameters(generator)}
+    own = {name for name, p in generator.named_parameters() if name.startswith(norms) or id(p) in rows}
+    assert scales and scales <= own
+    assert any("gamma" in name for name, _ in generator.named_parameters())
+    assert not any(name.startswith(("input", "blocks.0.")) and "norm" not in name
+                   for name in changed("wgan_gp", "freezeg", "G"))
+
+
+def test_labels_beside_the_latent_cannot_be_learned_by_frozen_layers() -> None:
+    gan, target = make_source("wgan_gp-concat"), Target(8, ("a", "b"), 32, 1)
+    for method in ("lora", "fsgan", "scaleshift"):
+        with pytest.raises(ModelError, match="where this source takes labels beside the latent; use transfergan"):
+            make_method(method, {}).reshape([gan], target)
+        make_method(method, {}).reshape([gan], Target(8, ("a",), 32, 1))
+    generator = make_method("freezeg", {}).reshape([gan], target)
+    plan = make_method("freezeg", {}).plan(generator, [gan], target, AdversarialLoss())
+    assert any(p is generator.input.weight for p in plan.groups["G"].params)
 
 
 def test_low_rank_changes_and_singular_values() -> None:
@@ -129,7 +233,9 @@ def test_what_trains_and_what_is_refused(tmp_path: Path) -> None:
     for method, fields, error, message in (
         ("freezeg", {"frozen_blocks": 9}, UsageError, "frozen_blocks 9 is outside 0 to 3, the blocks of this source"),
         ("distillation", {"block": 9}, UsageError, "block 9 is outside 0 to 4"),
+        ("distillation", {"block": 0}, UsageError, "block 0 is none; give 1"),
         ("lora", {"rank": 0}, UsageError, "rank 0 changes nothing"),
+        ("lora", {"alpha": 0.0}, UsageError, "alpha 0 changes nothing"),
         ("ewc", {"fisher_images": 0}, UsageError, "fisher_images 0 measure no information"),
         ("scaleshift", {}, ModelError, "norm layers and this source's generator has none"),
     ):

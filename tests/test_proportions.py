@@ -54,6 +54,29 @@ def test_a_mixture_of_what_the_sources_draw_is_recognised(counts: tuple[int, ...
     assert float(p.min()) >= 0 and float(p.sum()) == pytest.approx(1)
 
 
+def test_a_feature_that_is_nearly_constant_in_the_sources_does_not_decide() -> None:
+    """A channel that sources hardly ever use, and targets always: no mixture explains it."""
+    rng, n = torch.Generator().manual_seed(0), 400
+    found = Proportions(Maps(), 2, 8, 1, 1e9)
+    width = 41
+
+    def features(source: int) -> Tensor:
+        own = torch.randn(n, width, generator=rng)
+        own[:, :40] += (1, -1)[source]
+        own[:, 40] = 0
+        own[: n // 40, 40] = (0, 1e-3)[source]
+        return own
+
+    found.drawn = torch.zeros(2, 2 * width + 1)
+    for source in range(2):
+        x = features(source)
+        found.drawn[source] = torch.cat([x.sum(0), x.square().sum(0), torch.tensor([float(n)])])
+    x = torch.cat([features(0), features(1)])
+    x[:, 40] = 0.5
+    found.seen = torch.cat([x.sum(0), x.square().sum(0), torch.tensor([2.0 * n])])
+    assert found.estimate(torch.full((2,), 0.5)).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+
+
 def test_where_sources_draw_the_same_shares_hold() -> None:
     twins = Proportions(Maps(), 2, 8, 1, 1000)
     twins.see(images_of(0, 200, seed=1))

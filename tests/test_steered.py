@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import Capture, call
 from safetensors.torch import save_file
 from tiny import assemble, latents, make_data, make_source
 from torch import Tensor, nn
@@ -190,7 +192,39 @@ def test_a_merged_model_is_saved_sampled_and_no_source(images: ImageData, tmp_pa
         again.generator(torch.zeros(1, again.generator.z_dim), torch.tensor([3]))
 
 
+def test_a_given_classifier_by_the_library(images: ImageData, tmp_path: Path) -> None:
+    """Through `gt.adapt`, which tries a method on a stand-in first: its classes are not the target's."""
+    gan = make_source()
+    settings = {"steps": 3, "batch_size": 4, "log_nimg": 4, "checkpoint_nimg": 4, "device": "cpu", "evaluate": False}
+    first = api.adapt(gan, images, "dgn-am", tmp_path / "first", **QUICK, **settings)
+    again = api.adapt(gan, images, "dgn-am", tmp_path / "again", **QUICK, **settings, classifier=str(first.path))
+    lines = [json.loads(line) for line in (again.path / "stats.jsonl").read_text().splitlines()]
+    assert [line["nimg"] for line in lines] == [4, 8, 12]  # nothing looks at an image: those drawn are counted
+    for classifier, match in ((tmp_path / "none", "does not exist"), (tmp_path / "none.safetensors", "does not exist")):
+        with pytest.raises(ModelError, match=match):
+            api.adapt(gan, images, "ppgn", tmp_path / "no", **QUICK, **settings, classifier=str(classifier))
+    with pytest.raises(ModelError, match="knows a b c and the target has a b"):
+        api.adapt(gan, images.class_subset(["a", "b"]), "ppgn", tmp_path / "no", **QUICK, **settings,
+                  classifier=str(first.path))
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(("method", "setting"), [
+    ("dgn-am", {"augment": "ada"}), ("ppgn", {"loss": "wgan-gp"}), ("bsa-published", {"d_steps": 3}),
+    ("bsa-published", {"mirror": True}),
+])
+def test_what_only_a_critic_needs_is_refused(method: str, setting: dict[str, Any], images: ImageData,
+                                             tmp_path: Path, capsys: Capture) -> None:
+    with pytest.raises(UsageError, match=f"method '{method}' has no use for '{next(iter(setting))}'"):
+        api.adapt(make_source(), images, method, tmp_path / "run", **setting)
+    assert not (tmp_path / "run").exists()
+    assert call(capsys, "adapt", "--method", method, "--help")[1].count("--augment") == 0
+    assert "--augment" in call(capsys, "adapt", "--method", "bsa", "--help")[1]
+
+
 @pytest.mark.parametrize(("method", "fields", "classes", "match"), [
+    ("ppgn", {"prior": "dae", "train_noise": 0.0}, 2, "an autoencoder that denoises nothing"),
+    ("ppgn", {"prior_width": 0}, 2, "prior_width 0 is not possible"),
     ("ppgn", {"prior": "joynt"}, 2, "did you mean 'joint'"), ("dgn-am", {"objective": "logits"}, 2, "mean 'logit'"),
     ("ppgn", {"iterations": 0}, 2, "iterations 0 is not possible; give 1 or more"),
     ("dgn-am", {"background": False}, 1, "one class has nothing to tell apart"),

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from gantransfer.cli.flags import Verb
 from gantransfer.errors import GanTransferError, Interrupted, UsageError, did_you_mean
@@ -64,7 +64,7 @@ def _run(words: list[str]) -> int:
         return 0
     verb, rest = _choose(words)
     if "--help" in rest or "-h" in rest:
-        print(helps.of_verb(verb, _fields_for_help(verb, rest)))
+        print(helps.of_verb(verb, *_fields_for_help(verb, rest)))
         return 0
     from gantransfer.cli.parsing import parse
     from gantransfer.cli.screen import clean_warnings
@@ -94,14 +94,19 @@ def _choose(words: list[str]) -> tuple[Verb, list[str]]:
                      "'gantransfer --help' lists them")
 
 
-def _fields_for_help(verb: Verb, words: list[str]) -> list:
-    """The flags of the method or architecture that is named beside ``--help``."""
+def _fields_for_help(verb: Verb, words: list[str]) -> tuple[list, Collection[str]]:
+    """The flags of the method or architecture that is named beside ``--help``, and those that the method has no use
+    for."""
     named = [w.lstrip("-").partition("=") for w in words if w.startswith(("--method", "--arch"))]
     if verb.fields is None or not named:
-        return []
+        return [], ()
     name, _, value = named[-1]
     index = words.index(f"--{name}") + 1 if not value else 0
-    return verb.fields({name: value or (words[index] if index < len(words) else "")})
+    value = value or (words[index] if index < len(words) else "")
+    found = verb.fields({name: value})  # refuses an unknown one
+    from gantransfer.registry import methods
+
+    return found, getattr(methods[value], "unused", {}) if name == "method" else ()
 
 
 @contextlib.contextmanager

@@ -191,6 +191,8 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
         planned = inputs(plan)
     except (ModelError, DataError):  # what is wrong with the plan itself is said as ever
         planned, lacking = plan.cells(), missing_inputs(plan)
+        if not lacking:  # all is here and does not fit together
+            raise
     times = estimate(planned, jobs, trial=not lacking, threads=threads)
     changed = set() if lacking else {cell.name for cell in changed_cells(planned, recorded)}
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
@@ -232,7 +234,14 @@ def _print_outcome(outcome: Settings) -> None:
         table(("", "runs", "before", "distance", "best at iteration", "seconds", "from the best"), rows)
         for pair in task["pairs"]:
             say(_speed(pair))
-        say(f"mean ± standard deviation over seeds; {task['protocol'] or 'not measured'}")
+            if pair["difference"] and pair["difference"]["count"] > 1:
+                say(f"  distance of {pair['a']} less that of {pair['b']}: {_said(pair['difference'])}")
+        floor = "" if task["floor"] is None else f"; real against real {shown(task['floor'])}"
+        say(f"mean ± standard deviation over seeds{floor}; {task['protocol'] or 'not measured'}")
+    for pair in outcome["pairs_over_tasks"]:
+        if pair["difference"] and pair["difference"]["count"] > 1:
+            say(f"over {pair['difference']['count']} tasks the distance of {pair['a']} over that of {pair['b']}: "
+                f"{_said(pair['difference'])}, the smaller in {pair['ahead']}")
     not_begun = 0
     for cell in outcome["cells"]:
         if cell["status"] == "waiting" and not cell["begun"]:
@@ -251,5 +260,12 @@ def _speed(pair: Settings) -> str:
     never = reach["of"] - reach["count"]
     when = f"at iteration {shown(reach['mean'])}{earlier}" if reach["count"] else "never"
     missed = f", {never} of {reach['of']} seeds never" if reach["count"] and never else ""
+    names = " and ".join(pair[key] for key in pair["short"])
+    short = f" ({names} ended before twice the later best)" if names else ""
     return (f"{pair['a']} against {pair['b']}: ratio of the bests' iterations {shown(pair['best_ratio']['mean'])}; as "
-            f"good as its best {when}{missed}")
+            f"good as its best {when}{missed}{short}")
+
+
+def _said(test: Settings) -> str:
+    what = "different" if test["different"] else "not distinguishable"
+    return f"{shown(test['mean'])} ({shown(test['low'])} to {shown(test['high'])}), {what}, p {shown(test['p'])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from gantransfer.cli.flags import Flag, Verb, kind_name, plain_kind
 from gantransfer.cli.parsing import all_flags
@@ -26,8 +26,9 @@ def overview(verbs: Iterable[Verb], version: str) -> str:
     return "\n".join(lines)
 
 
-def of_verb(verb: Verb, fields: Sequence[Flag] = ()) -> str:
-    """What ``gantransfer VERB --help`` prints; `fields`: flags of the chosen method."""
+def of_verb(verb: Verb, fields: Sequence[Flag] = (), unused: Collection[str] = ()) -> str:
+    """What ``gantransfer VERB --help`` prints; `fields`: flags of the chosen method, which has no use for those called
+    `unused`."""
     words = [f"[{a.name.upper()}]" if a.config else a.name.upper() + (f" [{a.name.upper()} ...]" if a.many else "")
              for a in verb.arguments]
     by_name = {flag.name: flag for flag in verb.flags}
@@ -40,7 +41,7 @@ def of_verb(verb: Verb, fields: Sequence[Flag] = ()) -> str:
         for argument in verb.arguments:
             lines += _entry(argument.name.upper(), argument.help, INDENT)
     groups: dict[str, list[Flag]] = {}
-    mine = all_flags(verb)
+    mine = [flag for flag in all_flags(verb) if flag.name not in unused]
     first = [flag for flag in mine if flag.group == "flags"]
     for flag in [*first, *fields, *(flag for flag in mine if flag.group != "flags")]:
         groups.setdefault(flag.group, []).append(flag)

@@ -24,7 +24,8 @@ __all__ = ["Comparison", "Task", "Variant", "changed_cells", "compare", "inputs"
            "tasks_of"]
 
 PLAN, REPLACED = "plan.json", "replaced"
-WRITTEN = {PLAN, REPLACED, "slurm", "compare.csv", "compare.json", "compare.html", "convergence.csv"}
+WRITTEN = {PLAN, REPLACED, "slurm", "compare.csv", "compare.json", "compare.html", "convergence.csv", "rows.csv",
+           "pairs.csv"}
 
 
 def compare(
@@ -32,7 +33,8 @@ def compare(
     slurm: Mapping[str, Any] | None = None, run: bool = True,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing and write ``compare.html``, ``compare.json``, ``compare.csv`` and ``convergence.csv``.
+    """Run what is missing and write ``compare.html``, ``compare.json``, and as CSV the runs (``compare.csv``), the
+    means and spreads of rows (``rows.csv``), the pairs (``pairs.csv``) and their seeds (``convergence.csv``).
 
     Args:
         jobs: runs at a time, each in a process of its own where it is more than 1.
@@ -43,10 +45,11 @@ def compare(
         progress: called with the events of `gantransfer.adapt` (one job), and a message for every cell.
 
     Returns:
-        The content of ``compare.json``, and ``files``. There: tasks (name, source, data, protocol, floor; rows with
-        distance and its spread over seeds; ranking with its tests; pairs with their convergence), ranking and
-        pairs_over_tasks over all tasks, cells (name, which is the run's directory in the comparison's, status
-        "finished", "failed", "interrupted" or "waiting", exit_code).
+        The content of ``compare.json``, and ``files``. There: tasks (name, source, data, floor; rows with distance and
+        its spread over seeds; protocol, the one of most runs, and others, rows of another one, which are in no ranking
+        and no pair; ranking with its tests; pairs with the difference of their distances and their convergence; every,
+        the iterations between evaluations), ranking and pairs_over_tasks over all tasks, cells (name, which is the
+        run's directory in the comparison's, status "finished", "failed", "interrupted" or "waiting", exit_code).
 
     Raises:
         UsageError, ModelError, DataError: in that order, before anything is written; a directory that holds
@@ -65,6 +68,8 @@ def compare(
     result = summary.summarise(comparison, planned, outcomes)
     write_text(summary.as_csv(result), comparison.out / "compare.csv")
     write_text(summary.convergence_csv(result), comparison.out / "convergence.csv")
+    write_text(summary.rows_csv(result), comparison.out / "rows.csv")
+    write_text(summary.pairs_csv(result), comparison.out / "pairs.csv")
     write_text(json.dumps(result, ensure_ascii=False), comparison.out / "compare.json")
     write_text(page.render(result, comparison.out), comparison.out / "compare.html")
     return {**result, "files": {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}}
@@ -126,7 +131,7 @@ def missing_inputs(comparison: Comparison) -> list[str]:
     from gantransfer.results import load, source_names
 
     found = []
-    together = [{**comparison.settings, **variant.settings} for variant in comparison.variants]
+    together = [comparison.settings_of(variant) for variant in comparison.variants]
     measures = [api.of_measuring(settings) for settings in together]
     sources = unique([name for task in comparison.tasks for name in source_names(task.source)])
     wanted: list[Callable[[], Any]] = [partial(load, source) for source in sources]
@@ -160,7 +165,7 @@ def inputs(comparison: Comparison) -> list[Cell]:
 
     settings: dict[str, Training] = {}
     for variant in comparison.variants:
-        together = {**comparison.settings, **variant.settings}
+        together = comparison.settings_of(variant)
         api.measure_of(**api.of_measuring(together))
         settings[variant.label], _ = api.split_settings(api.of_training(together), variant.method, "adapt")
     gans = {task.source: None for task in comparison.tasks}

@@ -10,11 +10,14 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gantransfer import runs
+from gantransfer.config import field_names
 from gantransfer.errors import GanTransferError, Interrupted
+from gantransfer.registry import methods
 from gantransfer.weights import read_json
 
 Report = Callable[[dict[str, Any]], None]
@@ -54,13 +57,27 @@ def as_recorded(cell: Cell) -> dict[str, Any]:
 
 
 def differs(cell: Cell, recorded: Mapping[str, Any]) -> bool:
-    """Whether the record has other settings, source weights or images for this cell. What only one of the two knows
-    because it was worked out (by `inputs`, or not by an earlier version) counts as equal."""
+    """Whether the record has other settings, source weights or images for this cell, or its run took another default
+    than its method has now. What only one of the two knows because it was worked out (by `inputs`, or not by an earlier
+    version) counts as equal."""
     before, now = recorded.get(cell.name), as_recorded(cell)
     if before is None:
         return False
     one_sided = {key for key in WORKED_OUT if key not in before or key not in now}
-    return any(before.get(key) != now.get(key) for key in {*before, *now} - one_sided)
+    return any(before.get(key) != now.get(key) for key in {*before, *now} - one_sided) or _other_defaults(cell)
+
+
+def _other_defaults(cell: Cell) -> bool:
+    """Whether a field that the plan leaves open had another value in the cell's run; None is "as the library sees
+    fit" and differs from nothing."""
+    file = cell.folder / "config.yaml"
+    if not file.is_file():
+        return False
+    before = runs.read_config(cell.folder).get("method") or {}
+    fields = {key: value for key, value in cell.call.items() if key in field_names(methods[cell.method])}
+    now = json.loads(json.dumps(asdict(runs.make_method(cell.method, fields)), default=str))
+    left = (now.keys() & before.keys()) - fields.keys() - {"init_seed"}  # which is the run's own
+    return any(None not in (before[key], now[key]) and before[key] != now[key] for key in left)
 
 
 def run_all(

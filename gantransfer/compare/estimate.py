@@ -61,7 +61,7 @@ def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True, threads: in
 
 
 def _seconds(cell: Cell, speed: Speed | None) -> float | None:
-    if speed is None:
+    if speed is None or not cell.shown:  # without its inputs a cell does not know its iterations
         return None
     steps, every = cell.call["steps"], cell.call.get("eval_nimg")
     evaluations = steps * cell.shown / every if every else 1

@@ -20,7 +20,9 @@ DISTANCES = ("Fréchet distances on the reported split, mean ± standard deviati
              "not shown to differ from it, for want of seeds or of a difference (bootstrap over paired seeds, and "
              "Student's p-value with Holm's correction over all pairs of rows, 95 %).")
 SPEED = ("On the selection split, mean over seeds (smallest to largest), of factors the geometric mean. Seconds are "
-         "training time alone.")
+         "training time alone. Differences of distances are tested as above, over the pairs named here.")
+FINE = 25  # iterations between evaluations, above which a best iteration is said to be known only roughly
+FLOOR = "floor: real against real"
 
 
 def render(result: Row, out: Path) -> str:
@@ -115,24 +117,31 @@ def _overview(result: Row, marks: dict[str, str]) -> str:
             cells.append(cell if published is None else
                          cell.replace("</td>", f"<br><small>published {escape(str(published))}</small></td>"))
         lines.append((marks[label] + escape(label), cells))
-    lines.append(("floor: real against real", [number(task["floor"]) for task in tasks]))
+    lines.append((FLOOR, [number(task["floor"]) for task in tasks]))
     parts = [f"<section><h2>All tasks</h2><p>{DISTANCES}</p>"
              + _rows(["", *(escape(task["name"] or _place(task)) for task in tasks)], lines)]
     if result["ranking"]:
-        parts.append("<h3>Ranking over tasks</h3><p>Geometric mean distance of the rows that all tasks have, over the "
-                     "seeds they share; factor to the best, with its interval over tasks. Tasks that share classes are "
-                     "not independent, so read the tests with care.</p>")
-        parts.append(_rows(("", "distance", "factor to the best", "different"),
-                           [_ranked(row, marks) for row in result["ranking"]]))
+        parts.append("<h3>Ranking over tasks</h3><p>Geometric mean distance over a row's tasks; factor to the best "
+                     "over the tasks and seeds that both have, with its interval over tasks. Tasks that share classes "
+                     "are not independent, so read the tests with care.</p>")
+        parts.append(_rows(("", "tasks", "distance", "factor to the best", "different"),
+                           [_ranked(row, marks, (str(row["tasks"]),)) for row in result["ranking"]]))
     if result["pairs_over_tasks"]:
         parts.append("<h3>Convergence over tasks</h3><p>Geometric means of the factors below over tasks (smallest to "
-                     "largest), and in how many runs the first row came to the second's best at all.</p>")
+                     "largest), and in how many runs the first row came to the second's best at all; short: tasks in "
+                     "which a run ended before twice the later best, so that a later one is possible.</p>")
         parts.append(_rows(
-            ("", "tasks", "ratio of bests", "in seconds", "reached in", "times earlier", "in seconds"),
+            ("", "tasks", "short", "ratio of bests", "in seconds", "reached in", "times earlier", "in seconds"),
             [(f"{escape(p['a'])} against {escape(p['b'])}",
-              [str(p["tasks"]), _spread(p["best_ratio"]), _spread(p["best_ratio_seconds"]),
+              [str(p["tasks"]), str(p["short"]), _spread(p["best_ratio"]), _spread(p["best_ratio_seconds"]),
                f"{p['reached']}/{p['runs']}", _spread(p["reach_ratio"]), _spread(p["reach_ratio_seconds"])])
              for p in result["pairs_over_tasks"]]))
+        parts.append("<h3>Pairs over tasks</h3><p>The first row's distance over the second's, geometric mean over "
+                     "tasks, and in how many it is the smaller.</p>")
+        parts.append(_rows(("", "ahead in", "factor", "different"), [
+            (f"{escape(p['a'])} against {escape(p['b'])}", [f"{p['ahead']}/{p['difference']['count']}",
+                                                            *_said(p["difference"], "one task in common")])
+            for p in result["pairs_over_tasks"] if p["difference"]]))
     return "".join(parts) + "</section>"
 
 
@@ -145,14 +154,17 @@ def _spread(entry: Row) -> str:
     return f"{number(entry['mean'])}{ends}{some}"
 
 
-def _ranked(row: Row, marks: dict[str, str]) -> tuple[str, list[str]]:
-    test = row["to_best"]
-    if test is None:
-        return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), "", ""]
+def _ranked(row: Row, marks: dict[str, str], more: Sequence[str] = ()) -> tuple[str, list[str]]:
+    said = _said(row["to_best"], "one task in common" if more else "one seed in common") if row["to_best"] else ["", ""]
+    return marks[row["label"]] + escape(row["label"]), [*more, number(row["mean"]), *said]
+
+
+def _said(test: Row, alone: str) -> list[str]:
+    """A test's value with its interval, and what it says; `alone`: of a single unit."""
     interval = "" if test["low"] is None else f" ({number(test['low'])} to {number(test['high'])})"
-    said = "one seed in common" if test["count"] < 2 else \
+    said = alone if test["count"] < 2 else \
         f"{'yes' if test['different'] else 'not distinguishable'}, p {number(test['p'])}"
-    return marks[row["label"]] + escape(row["label"]), [number(row["mean"]), f"{number(test['mean'])}{interval}", said]
+    return [f"{number(test['mean'])}{interval}", said]
 
 
 def _task(task: Row, result: Row, out: Path, marks: dict[str, str], alone: bool) -> str:
@@ -176,7 +188,9 @@ def _task(task: Row, result: Row, out: Path, marks: dict[str, str], alone: bool)
     if chart:
         parts.append(f"<h3>Convergence</h3><p>Distance on the selection split, mean over seeds.</p>{chart}")
     if task["pairs"]:
-        parts.append(f"<p>{SPEED}</p>" + _pairs(task["pairs"]))
+        coarse = task["every"] is not None and task["every"] > FINE
+        rough = f" Evaluated every {task['every']} iterations: no iteration is known better than to that." * coarse
+        parts.append(f"<p>{SPEED}{rough}</p>" + _pairs(task["pairs"]))
     parts.append(f"<h3>Samples</h3>{_grids(task, result['cells'], out)}</section>")
     return "".join(parts)
 
@@ -187,6 +201,7 @@ def _table(task: Row, marks: dict[str, str]) -> str:
         cells = [f"{row['finished']}/{row['seeds']}", number(row["before"]), _distance(row, task["ranking"]),
                  _with_range(row["best_step"], row["best_step_range"]), duration(row["seconds"])]
         lines.append((marks[row["label"]] + escape(row["label"]), cells))
+    lines.append((FLOOR, ["", "", number(task["floor"]), "", ""]))
     return _rows(("", "runs", "before", "distance", "best at iteration", "time"), lines)
 
 
@@ -222,7 +237,9 @@ def _pairs(pairs: Sequence[Row]) -> str:
         short = ", ".join(escape(names[key]) for key in pair["short"])
         note = f"<p>Runs of {short} ended before twice the later best, so a later one is possible.</p>" if short else ""
         seeds = f"{pair['seeds']} seeds" if pair["seeds"] > 1 else "one seed"
-        tables.append(f"<h4>{a} against {b}, {seeds}</h4>{_rows(('', 'iterations', 'seconds'), lines)}{note}")
+        value, said = _said(pair["difference"], "one seed") if pair["difference"] else ("", "")
+        apart = f"<p>Distance of {a} less that of {b}: {value}; different: {said}.</p>" if value else ""
+        tables.append(f"<h4>{a} against {b}, {seeds}</h4>{apart}{_rows(('', 'iterations', 'seconds'), lines)}{note}")
     return "".join(tables)
 
 

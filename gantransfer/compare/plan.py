@@ -13,6 +13,7 @@ from gantransfer.compare.cells import Cell
 from gantransfer.config import field_names
 from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.registry import methods
+from gantransfer.sources import shipped_models
 
 RESERVED = ("replaced", "slurm")  # folders of a comparison that are no runs
 EVAL_EVERY = 25  # iterations between evaluations where the plan does not say: a best is known to that
@@ -83,6 +84,11 @@ class Comparison:
         """A row's own seeds, else its task's, else the comparison's."""
         return variant.seeds or task.seeds or self.seeds
 
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """A row's training settings and fields: its own, and those of the comparison that its method has a use for."""
+        unused = getattr(methods[variant.method], "unused", {})
+        return {**{k: v for k, v in self.settings.items() if k not in unused}, **variant.settings}
+
     def cells(self) -> list[Cell]:
         """All cells, seed by seed: a comparison that is interrupted has seen every row as often as any other."""
         places = [(task, variant, self.seeds_of(task, variant)) for task in self.tasks for variant in self.variants
@@ -92,7 +98,7 @@ class Comparison:
             for task, variant in ((task, variant) for task, variant, seeds in places if seed in seeds):
                 name = "/".join(filter(None, (task.name, f"{stem(variant.label)}-seed{seed}")))
                 call = {"source": task.source, "data": task.data, "method": variant.method,
-                        "data_options": task.data_options, **self.settings, **variant.settings, "seed": seed}
+                        "data_options": task.data_options, **self.settings_of(variant), "seed": seed}
                 found.append(Cell(name, variant.label, variant.method, seed, self.out / name, call, task.name))
         return found
 
@@ -106,6 +112,8 @@ class Comparison:
     def check(self) -> None:
         """Refuse what no data could make right (UsageError)."""
         labels = [variant.label for variant in self.variants]
+        if not self.seeds:
+            raise UsageError("the comparison has no seeds; give one or more, for example seeds: [0]")
         planned = self.cells()
         of_all = [("label", labels), ("target", [task.name for task in self.tasks]), ("seed", list(self.seeds)),
                   ("directory", [cell.name for cell in planned])]
@@ -184,6 +192,10 @@ def tasks_of(
             raise UsageError(f"target '{name}' has no data" if targets else
                              "gantransfer compare needs --data (images), or 'targets' in a plan")
         seeds = None if seeds is None else tuple(seeds)
+        if known and own_source is not None and own_source not in known and _is_name(own_source) \
+                and (hint := did_you_mean(own_source, known)):
+            raise UsageError(f"target '{name}' has source '{own_source}', which is none of the plan's{hint}; have: "
+                             f"{', '.join(known)}")
         if own_source is not None:
             found.append(Task(stem(name), known.get(own_source, own_source), own_data, options, seeds))
         elif known:
@@ -192,6 +204,11 @@ def tasks_of(
         else:
             raise UsageError("gantransfer compare needs --source (the pre-trained GAN), or 'sources' in a plan")
     return tuple(found)
+
+
+def _is_name(source: str) -> bool:
+    """Whether `source` can only be meant as the name of one of a plan's."""
+    return "/" not in source and source not in shipped_models() and not Path(source).exists()
 
 
 def with_rhythm(cell: Cell, steps: int, shown: int) -> Cell:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def paired(differences: Sequence[float], *, level: float = LEVEL, resamples: int
     tail = (1 - level) / 2
     low, high = np.quantile(values[drawn].mean(1), [tail, 1 - tail])
     error = statistics.stdev(values.tolist()) / math.sqrt(n)
-    p = two_sided(mean / error, n - 1) if error else float(mean == 0)
+    p = two_sided(mean / error, n - 1) if error else 1.0  # equal differences: no spread to judge by
     return {"mean": mean, "low": float(low), "high": float(high), "p": p, "count": n}
 
 
@@ -63,8 +63,48 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+Pair = tuple[str, str]
+Test = dict[str, Any]
+
+
+def differences(values: Mapping[str, Mapping[Any, float]], pairs: Iterable[Pair]) -> dict[Pair, list[float]]:
+    """For every (A, B) of `pairs` A's minus B's values of the units (seeds, tasks) that both have."""
+    return {(a, b): [values[a][unit] - values[b][unit] for unit in values.get(a, ()) if unit in values.get(b, ())]
+            for a, b in pairs}
+
+
+def tested(found: Mapping[Pair, Sequence[float]]) -> dict[Pair, Test]:
+    """`paired` of every pair that has differences, with ``p`` adjusted over all of them, and ``different``."""
+    tests = {pair: paired(values) for pair, values in found.items() if len(values)}
+    possible = [pair for pair, test in tests.items() if test["count"] > 1]
+    for pair, p in zip(possible, holm([tests[pair]["p"] for pair in possible]), strict=True):
+        tests[pair]["p"] = p
+    for test in tests.values():
+        apart = test["low"] is not None and (test["low"] > 0 or test["high"] < 0)
+        test["different"] = apart and test["p"] < 1 - LEVEL
+    return tests
+
+
+def _turned(test: Test) -> Test:
+    """The test of B - A from that of A - B."""
+    ends = (None, None) if test["low"] is None else (-test["high"], -test["low"])
+    return {**test, "mean": -test["mean"], "low": ends[0], "high": ends[1]}
+
+
+def _ranked(means: Mapping[str, float], found: Mapping[Pair, Sequence[float]],
+            able: Collection[str]) -> list[dict[str, Any]]:
+    """The best of the rows `able`, to which the fewest are ahead on what both have and then of the smallest mean, and
+    the others by their means, each with its test against the best."""
+    tests = tested(found)
+    tests |= {(b, a): _turned(test) for (a, b), test in tests.items()}
+    behind = {label: sum(test["mean"] > 0 for (a, _), test in tests.items() if a == label) for label in able}
+    best = min(able, key=lambda label: (behind[label], means[label]))
+    order = sorted(means, key=lambda label: (label != best, means[label]))
+    return [{"label": label, "mean": means[label], "to_best": tests.get((label, best))} for label in order]
+
+
 def rank(distances: Mapping[str, Mapping[Any, float]]) -> list[dict[str, Any]]:
-    """Rows by mean distance, each with its difference to the best row.
+    """Rows, the best first, then by mean distance, each with its difference to the best row.
 
     Args:
         distances: row -> seed -> distance; rows without any are left out.
@@ -72,45 +112,54 @@ def rank(distances: Mapping[str, Mapping[Any, float]]) -> list[dict[str, Any]]:
     Returns:
         label, mean (over the row's own seeds), and ``to_best``: None for the best row, else `paired` of the differences
         to it over their common seeds, with ``p`` adjusted and ``different``; None too where there is no common seed.
+        The best has the smallest mean of those that no row is ahead of on common seeds, as rows may differ in seeds.
     """
     means = {label: statistics.fmean(of.values()) for label, of in distances.items() if of}
-    order = sorted(means, key=lambda label: means[label])
-    tests = {}
-    for first, second in itertools.combinations(order, 2):
-        if common := [seed for seed in distances[second] if seed in distances[first]]:
-            tests[first, second] = paired([distances[second][seed] - distances[first][seed] for seed in common])
-    possible = [pair for pair, test in tests.items() if test["count"] > 1]
-    for pair, p in zip(possible, holm([tests[pair]["p"] for pair in possible]), strict=True):
-        tests[pair]["p"] = p
-    for test in tests.values():
-        apart = test["low"] is not None and (test["low"] > 0 or test["high"] < 0)
-        test["different"] = apart and test["p"] < 1 - LEVEL
-    return [{"label": label, "mean": means[label], "to_best": tests.get((order[0], label))} for label in order]
+    return _ranked(means, differences(distances, itertools.combinations(means, 2)), means) if means else []
+
+
+def log_ratios(distances: Mapping[str, Mapping[str, Mapping[Any, float]]], a: str, b: str) -> dict[str, float]:
+    """task -> mean log of A's over B's distance, over the seeds that both have there."""
+    found = {}
+    for task, rows in distances.items():
+        if common := [seed for seed in rows.get(a, ()) if seed in rows.get(b, ())]:
+            found[task] = statistics.fmean(_log(rows[a][seed]) - _log(rows[b][seed]) for seed in common)
+    return found
+
+
+def _log(distance: float) -> float:
+    return math.log(max(distance, 1e-12))
+
+
+def as_factor(test: Test) -> Test:
+    """A test of log ratios in factors."""
+    return test | {key: None if test[key] is None else math.exp(test[key]) for key in ("mean", "low", "high")}
 
 
 def rank_over_tasks(distances: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[dict[str, Any]]:
-    """`rank` over tasks: the unit is a task, its value the mean log distance over the seeds that all rows have there,
-    so that every task counts alike however large its distances are. Tasks that share classes or seeds are not
-    independent, and the p-values are then too small.
+    """`rank` over tasks: the unit is a task, its value the mean log ratio of two rows' distances over the seeds that
+    both have there, so that every task counts alike however large its distances are, and a row that misses a task or a
+    seed takes it from no other pair. Tasks that share classes or seeds are not independent, and the p-values are then
+    too small.
 
     Args:
         distances: task -> row -> seed -> distance.
 
     Returns:
-        as `rank`, for rows that all tasks have; ``mean`` is the geometric mean distance, and ``to_best`` in factors.
+        as `rank`, in factors; ``tasks``: how many the row has. The best is one of those that have most. Rows stand by
+        their factor to it, those without a common task last; ``mean`` is the geometric mean distance over the row's own
+        tasks.
     """
-    rows = [{label for label, of in of_task.items() if of} for of_task in distances.values()]
-    everywhere = sorted(set.intersection(*rows)) if rows else []
-    logs: dict[str, dict[str, float]] = {label: {} for label in everywhere}
-    for task, of_task in distances.items():
-        common = set.intersection(*(set(of_task[label]) for label in everywhere)) if everywhere else set()
-        for label in everywhere if common else ():
-            logs[label][task] = statistics.fmean(math.log(max(of_task[label][seed], 1e-12)) for seed in common)
-    found = rank(logs)
-    for row in found:
-        row["mean"] = math.exp(row["mean"])
-        if row["to_best"]:
-            for key in ("mean", "low", "high"):
-                if row["to_best"][key] is not None:
-                    row["to_best"][key] = math.exp(row["to_best"][key])
-    return found
+    labels = list(dict.fromkeys(label for rows in distances.values() for label, of in rows.items() if of))
+    own = {label: [statistics.fmean(map(_log, rows[label].values())) for rows in distances.values() if rows.get(label)]
+           for label in labels}
+    means = {label: statistics.fmean(values) for label, values in own.items()}
+    if not means:
+        return []
+    found = {(a, b): list(log_ratios(distances, a, b).values()) for a, b in itertools.combinations(labels, 2)}
+    most = max(map(len, own.values()))
+    rows = _ranked(means, found, [label for label in labels if len(own[label]) == most])
+    for row in rows:
+        row["mean"], row["tasks"] = math.exp(row["mean"]), len(own[row["label"]])
+        row["to_best"] = row["to_best"] and as_factor(row["to_best"])
+    return rows[:1] + sorted(rows[1:], key=lambda row: row["to_best"]["mean"] if row["to_best"] else math.inf)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from gantransfer.compare import convergence
 from gantransfer.compare.cells import Cell, Outcome
 from gantransfer.compare.plan import Comparison, Task, unique
-from gantransfer.compare.ranking import rank, rank_over_tasks
+from gantransfer.compare.ranking import as_factor, differences, log_ratios, rank, rank_over_tasks, tested
 from gantransfer.runs import read_lines
 
 Row = dict[str, Any]
@@ -24,54 +26,83 @@ def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
                 "begun": c.folder.exists(), **outcomes[c.name], **_read(c.folder)} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
-    distances = {task["name"]: found for task in tasks if (found := _distances(entries, task["name"]))}
+    distances = {task["name"]: found for task in tasks if (found := _distances(entries, task))}
     return {
-        "format_version": 2, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
+        "format_version": 3, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
         "tasks": tasks, "ranking": rank_over_tasks(distances) if len(distances) > 1 else [],
-        "pairs_over_tasks": _pairs_over_tasks(comparison, tasks) if len(tasks) > 1 else [],
+        "pairs_over_tasks": _pairs_over_tasks(comparison, tasks, distances) if len(tasks) > 1 else [],
         "cells": [{key: value for key, value in e.items() if key != "curve"} for e in entries],
     }
 
 
 def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
     rows = [_row(v.label, mine) for v in comparison.variants if (mine := [e for e in entries if e["label"] == v.label])]
-    protocols = sorted({e["protocol"] for e in entries if e.get("protocol")})
-    different = f"not comparable, {len(protocols)} protocols: {' | '.join(protocols)}"
-    curves = {row["label"]: {e["seed"]: e["curve"] for e in entries
+    protocols = Counter(e["protocol"] for e in entries if e.get("protocol"))
+    protocol = protocols.most_common(1)[0][0] if protocols else ""
+    others = unique([e["label"] for e in entries if e.get("protocol") not in (None, "", protocol)])
+    alike = [e for e in entries if e["label"] not in others]
+    found = {"name": task.name, "protocol": protocol}
+    distances = _distances(alike, found)
+    curves = {row["label"]: {e["seed"]: e["curve"] for e in alike
                              if e["label"] == row["label"] and e["status"] == "finished"} for row in rows}
-    pairs = [{"a": a, "b": b, **found} for a, b in comparison.compared_pairs()
-             if (found := convergence.compare(curves.get(a, {}), curves.get(b, {}), comparison.levels))]
+    pairs = [{"a": a, "b": b, **speed} for a, b in comparison.compared_pairs()
+             if (speed := convergence.compare(curves.get(a, {}), curves.get(b, {}), comparison.levels))]
+    tests = tested(differences(distances, [(pair["a"], pair["b"]) for pair in pairs]))
+    for pair in pairs:
+        pair["difference"] = tests.get((pair["a"], pair["b"]))
     return {
-        "name": task.name, "source": task.source, "data": task.data, "data_options": task.data_options, "rows": rows,
-        "protocol": protocols[0] if len(protocols) == 1 else different if protocols else "",
-        "reference": next((e["reference"] for e in entries if e.get("reference")), None),
-        "warnings": unique([w for e in entries for w in e.get("warnings") or ()]),
+        **found, "source": task.source, "data": task.data, "data_options": task.data_options, "rows": rows,
+        "others": others, "reference": next((e["reference"] for e in entries if e.get("reference")), None),
+        "warnings": unique([w for e in entries for w in e.get("warnings") or ()]) + _about_protocols(others, protocols),
         "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
         "selection_floor": next((e["selection_floor"] for e in entries if e.get("selection_floor") is not None), None),
-        "ranking": rank(_distances(entries, task.name)), "pairs": pairs,
+        "every": _every(alike), "ranking": rank(distances), "pairs": pairs,
     }
 
 
-def _distances(entries: Sequence[Row], task: str) -> dict[str, dict[int, float]]:
-    """row -> seed -> reported distance, of one task's finished runs."""
+def _about_protocols(others: Sequence[str], protocols: Sequence[str]) -> list[str]:
+    if not others:
+        return []
+    return [f"{', '.join(others)}: measured under another protocol than the other rows, so neither ranked nor compared "
+            f"with them ({' | '.join(protocols)})"]
+
+
+def _every(entries: Sequence[Row]) -> int | None:
+    """Iterations between evaluations, the largest of all curves: what a best iteration is known to."""
+    gaps = [b["step"] - a["step"] for e in entries for a, b in itertools.pairwise(e["curve"])]
+    return max(gaps, default=None)
+
+
+def _distances(entries: Sequence[Row], task: Row) -> dict[str, dict[int, float]]:
+    """row -> seed -> reported distance, of a task's finished runs that were measured under its protocol."""
     found: dict[str, dict[int, float]] = {}
     for entry in entries:
-        if entry["task"] == task and entry["status"] == "finished" and entry.get("distance") is not None:
+        if entry["task"] == task["name"] and entry["status"] == "finished" and entry.get("distance") is not None \
+                and (entry.get("protocol") or "") == task["protocol"]:
             found.setdefault(entry["label"], {})[entry["seed"]] = entry["distance"]
     return found
 
 
-def _pairs_over_tasks(comparison: Comparison, tasks: Sequence[Row]) -> list[Row]:
+def _pairs_over_tasks(
+    comparison: Comparison, tasks: Sequence[Row], distances: Mapping[str, Mapping[str, Mapping[int, float]]],
+) -> list[Row]:
     """For every pair the geometric means over tasks of the ratios that measure speed, each with the number of tasks it
-    exists in; ``reached``: in how many of all ``runs`` A came to B's best."""
+    exists in; ``reached``: in how many of all ``runs`` A came to B's best; ``short``: tasks in which one of them may
+    have its best still to come; ``difference``: A's distance over B's, over tasks, and ``ahead``: in how many A's is
+    smaller."""
+    pairs = comparison.compared_pairs()
+    ratios = {(a, b): log_ratios(distances, a, b) for a, b in pairs}
+    tests = tested({pair: list(found.values()) for pair, found in ratios.items()})
     found = []
-    for a, b in comparison.compared_pairs():
+    for a, b in pairs:
         mine = [pair for task in tasks for pair in task["pairs"] if (pair["a"], pair["b"]) == (a, b)]
-        row: Row = {"a": a, "b": b, "tasks": len(mine)}
+        row: Row = {"a": a, "b": b, "tasks": len(mine), "short": sum(bool(pair["short"]) for pair in mine)}
         for name in convergence.RATIOS:
             row[name] = convergence.spread([pair[name]["mean"] for pair in mine], factors=True)
         runs = [pair["reach_step"] for pair in mine]
         row["reached"], row["runs"] = sum(r["count"] for r in runs), sum(r["of"] for r in runs)
+        row["difference"] = as_factor(tests[a, b]) if (a, b) in tests else None
+        row["ahead"] = sum(value < 0 for value in ratios[a, b].values())
         if mine:
             found.append(row)
     return found
@@ -82,8 +113,50 @@ def convergence_csv(result: Row) -> str:
     lines = [{"task": task["name"], "a": pair["a"], "b": pair["b"], "seed": seed, **measured,
               "short": " ".join(measured["short"])}
              for task in result["tasks"] for pair in task["pairs"] for seed, measured in pair["by_seed"].items()]
+    return _csv(lines, ["task", "a", "b", "seed"])
+
+
+def rows_csv(result: Row) -> str:
+    """One line per task and row: means and spreads over seeds, and the test against the task's best row."""
+    lines = []
+    for task in result["tasks"]:
+        tests = {ranked["label"]: ranked["to_best"] for ranked in task["ranking"]}
+        for row in task["rows"]:
+            low, high = row["best_step_range"] or (None, None)
+            lines.append({
+                "task": task["name"], "label": row["label"], "method": row["method"], "seeds": row["seeds"],
+                "finished": row["finished"], "before": row["before"], "distance": row["distance"],
+                "distance_std": row["distance_spread"], "floor": task["floor"], "best_step": row["best_step"],
+                "best_step_low": low, "best_step_high": high, "seconds": row["seconds"],
+                **_test_columns("to_best", tests.get(row["label"])), "protocol": task["protocol"]})
+    return _csv(lines, ["task", "label"])
+
+
+def pairs_csv(result: Row) -> str:
+    """One line per task and pair: the measures of convergence as means over seeds, and the difference of distances;
+    last the pairs over all tasks, whose task is empty and whose differences are factors."""
+    names = [*convergence.RATIOS, "reach_step"]
+    lines = []
+    for name, pair in [*((task["name"], pair) for task in result["tasks"] for pair in task["pairs"]),
+                       *(("", pair) for pair in result["pairs_over_tasks"])]:
+        reach = pair.get("reach_step") or {"mean": None, "low": None, "high": None}
+        spreads = {f"{key}{suffix}": pair.get(key, reach)[part] for key in names
+                   for suffix, part in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+        short = pair["short"] if isinstance(pair["short"], int) else " ".join(pair["short"])
+        lines.append({"task": name, "over": "seeds" if name or not result["pairs_over_tasks"] else "tasks",
+                      "a": pair["a"], "b": pair["b"], **spreads, "short": short,
+                      **_test_columns("difference", pair["difference"])})
+    return _csv(lines, ["task", "over", "a", "b"])
+
+
+def _test_columns(name: str, test: Row | None) -> Row:
+    keys = ("mean", "low", "high", "p", "count", "different")
+    return {f"{name}_{key}" if key != "mean" else name: None if test is None else test[key] for key in keys}
+
+
+def _csv(lines: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else ["task", "a", "b", "seed"], lineterminator="\n")
+    writer = csv.DictWriter(text, list(lines[0]) if lines else columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()

@@ -12,6 +12,9 @@ with e and t_1 .. t_10n standard normal, C_l the ten first convolutions of VGG-1
 = the sum over layers of mean (gamma - 1)^2 + mean beta^2. Samples come from a normal distribution cut near its middle.
 
 ``form="filters"`` is the paper's other reading, filter selection: gamma and beta multiply and shift whole filters.
+``form="modulation"`` is what the code does with BigGAN: the maps from class vectors and noise to the norms' scales and
+shifts train, with a class vector of its own for each class, a scale and a shift after the first layer, and as penalty
+the mean square of the class vectors alone (its rates: 5e-4, latents 0.05, class vectors 1e-3).
 
 What the code does, by field: rates of SNGAN-128 (0.03; the first layer's weight 1e-7) and their decay, latents that
 start at 0 (``latents="normal"`` is its option), the L1 term divided by its own value (``normalised_l1``, its option),
@@ -22,22 +25,22 @@ Differs from both:
 
 * Several classes: gamma and beta of norm layers are one row per class; the first layer's are shared. A generator
   without norms (GP-GAN) has them after its 3x3 convolutions, shared, and a label embedding that trains.
-* BigGAN: the paper's modulation matrices act on one learned class vector; their product is a row of a table here, which
+* BigGAN with ``form="layers"``: the product of modulation matrices and class vector is a row of a table here, which
   `extend` can add (with ``first_layer=False``; the extended model draws from the whole normal distribution, so sample
   it with a truncation), and the maps of noise chunks train beside it. The penalty is SNGAN's.
+* Class vectors with ``init="scratch"`` are drawn with a standard deviation of 0.02 (the code's: "tiny").
 * A first layer with spectral norm keeps its weight (at a rate of 1e-7 it hardly moves there).
-* Perceptual features are the source critic's unless a VGG file is given: activations near 1 where the published
-  network's are near 100, so their weight is 0.1. The code subtracts BGR means from RGB images; here they fit.
+* Perceptual features are the source critic's unless a VGG file is given. Their activations, like those of torchvision's
+  VGG, are near 1 where the published network's (Caffe's) are near 100, so their weight is 0.1 where its is 0.001. The
+  code subtracts BGR means from RGB images; here they fit.
 * The weights are those for 25 images of 128 px. On cyrillic10 (1,000 images of 32 px, one seed, 500 samples) the
   prior's holds latents away from their images: Frechet distance 44 after 600 iterations, and 24 after 500 with
   ``prior_weight=0.001`` and ``prior="truncated:1"``.
-
-Leave mirroring off: a latent is fitted to one picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,6 +62,7 @@ from gantransfer.extension import (
 )
 from gantransfer.filter_modulation import filter_modulations, filters, is_normed, modulate
 from gantransfer.latents import given_latents
+from gantransfer.losses import NO_CRITIC
 from gantransfer.perceptual import Perceptual
 from gantransfer.plan import Batch, Group, Losses, Phase, Plan, Source, Target
 from gantransfer.registry import register_method
@@ -67,6 +71,7 @@ from gantransfer.scale_shift import after_layer, after_norm, scales_and_shifts
 JITTER = 0.01
 DRAWS = 10  # normal samples for each latent of a batch, in its prior
 PUBLISHED_PERCEPTUAL, OTHER_PERCEPTUAL = 0.001, 0.1
+TINY = 0.02
 ADAM = {"betas": (0.9, 0.999)}
 
 
@@ -83,18 +88,19 @@ class PublishedBSA:
     """Reconstruct the images by scales, shifts and a latent for each.
 
     Attributes:
-        form: "layers" (after each hidden layer) or "filters" (of each 3x3 filter).
-        init: whose class affines the scales start on: the "mean" of the old classes, the "first" of them (as the code
-            does), a "random_source" for each, or "scratch" (scale 1, shift 0).
+        form: "layers" (after each hidden layer), "filters" (of each 3x3 filter), or "modulation" (the maps of a source
+            with class vectors).
+        init: whose class affines or vectors classes start on: the "mean" of the old ones, the "first" of them (as the
+            code does), a "random_source" for each, or "scratch" (scale 1, shift 0; a vector near 0).
         first_layer: the linear layer has a scale and a shift too; without it `extend` can add the classes.
         latents: start at "zero" or at "normal" draws.
         prior: of samples, see `gantransfer.latents`; "" is the standard normal distribution.
         lr: Adam rate (betas 0.9 and 0.999) of scales, shifts and the first layer's bias. lr_z: Adam rate of the
             latents. lr_linear: Adam rate of the first layer's weight. lr_classes: Adam rate of class vectors, and of
-            maps of noise.
+            maps of noise; with "modulation" the maps have lr.
         decay, decay_steps: what all rates are multiplied by, every so many iterations.
-        perceptual: "critic", "glyph-cnn", "vgg16:FILE" or "none". perceptual_weight: for each layer; None: 0.001 with
-            vgg16, else 0.1.
+        perceptual: "critic", "glyph-cnn", "vgg16-caffe:FILE", "vgg16:FILE" or "none". perceptual_weight: for each
+            layer; None: 0.001 with vgg16-caffe, else 0.1.
         prior_weight, penalty_weight: of the latents' and the scales' terms.
         normalised_l1: the first term is divided by its own value.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
@@ -118,7 +124,8 @@ class PublishedBSA:
     normalised_l1: bool = False
     init_seed: int = 0
 
-    choices: ClassVar[Choices] = {"form": ("layers", "filters"), "latents": ("zero", "normal"),
+    unused: ClassVar[Mapping[str, str]] = {**NO_CRITIC, "mirror": "a latent is fitted to one picture"}
+    choices: ClassVar[Choices] = {"form": ("layers", "filters", "modulation"), "latents": ("zero", "normal"),
                                   "init": ("mean", "first", "random_source", "scratch")}
 
     def __post_init__(self) -> None:
@@ -141,7 +148,7 @@ class PublishedBSA:
             for layer in convolutions:
                 modulate(layer, "fs")
             return generator
-        if not _norms(generator):
+        if not _norms(generator) and self.form == "layers":
             for layer in convolutions:
                 after_layer(layer, layer.out_channels)
         if self.first_layer and (first := _first_layer(generator)) is not None:
@@ -151,6 +158,8 @@ class PublishedBSA:
     def _with_classes(self, source: Source, classes: int) -> nn.Module:
         old = max(source.generator.num_base_classes, 1)
         rows = _rows(self.init, max(classes, 1), old, self.init_seed)
+        if self.form == "modulation":
+            return self._with_class_vectors(source, classes, rows)
         named = getattr(source.generator, "class_norms", tuple)
         if source.generator.class_embedding() is None or not any(True for _ in named()):
             with seeded(self.init_seed):
@@ -168,6 +177,16 @@ class PublishedBSA:
                 (norm.bias.weight if by_class else norm.bias).zero_()
         return generator
 
+    def _with_class_vectors(self, source: Source, classes: int, rows: Tensor) -> nn.Module:
+        if source.generator.class_embedding() is None:
+            raise ModelError("form 'modulation' trains maps from class vectors, and this source's norms have tables or "
+                             "no classes; use form layers")
+        generator = source.generator.with_classes(classes, rows)
+        if self.init == "scratch":
+            with seeded(self.init_seed):
+                class_parameters(generator)[0].normal_(0, TINY)
+        return generator
+
     # ---- what trains ---------------------------------------------------------------------------------
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: Any) -> Plan:
@@ -176,12 +195,12 @@ class PublishedBSA:
         perceptual = Perceptual(self.perceptual, source.discriminator)
         weight = self.perceptual_weight
         if weight is None:
-            weight = PUBLISHED_PERCEPTUAL if perceptual.spec == "vgg16" else OTHER_PERCEPTUAL
+            weight = PUBLISHED_PERCEPTUAL if perceptual.spec == "vgg16-caffe" else OTHER_PERCEPTUAL
         if self.form == "layers":
             for norm in _norms(generator):
                 after_norm(norm)
-            pairs = list(scales_and_shifts(generator))
-        else:
+        pairs = list(scales_and_shifts(generator))
+        if self.form == "filters":
             pairs = [(change.gamma, change.beta) for _, _, change in filter_modulations(generator)]
         latents = nn.Embedding(target.num_images, generator.z_dim)
         with torch.no_grad(), seeded(self.init_seed + 1):
@@ -193,7 +212,10 @@ class PublishedBSA:
                  f"{target.num_images} latents of {generator.z_dim} entries, at {self.latents}; samples from "
                  f"{self.prior or 'the standard normal'}", "no discriminator: reconstruction by L1",
                  shown if perceptual.network is not None else "no perceptual term")
-        return Plan(groups, [phase], nn.ModuleDict({"latents": latents}), fixed=frozen_layers(generator, "fixed"),
+        trained = {id(p) for group in groups.values() for p in group.params}
+        fixed = [layer for layer in frozen_layers(generator, "fixed")
+                 if not any(id(p) in trained for p in layer.parameters(recurse=False))]
+        return Plan(groups, [phase], nn.ModuleDict({"latents": latents}), fixed=fixed,
                     fixed_statistics=frozen_statistics(generator, "source"), notes=notes)
 
     def _groups(self, generator: nn.Module, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]],
@@ -202,13 +224,16 @@ class PublishedBSA:
         scales = [p for pair in pairs for p in pair]
         groups = {"latents": Group([latents.weight], self.lr_z, **rest)}
         first = _first_layer(generator)
-        if self.form == "layers" and self.first_layer and first is not None:
+        if self.form != "filters" and self.first_layer and first is not None:
             scales.append(first.parametrizations.bias.original)
             if not is_normed(first):
                 groups["linear"] = Group([first.parametrizations.weight.original], self.lr_linear, **rest)
+        if self.form == "modulation":
+            scales += [p for _, norm in generator.class_norms() for p in norm.parameters()]
         groups["scales"] = Group(scales, self.lr, **rest)
         classes = class_parameters(generator) if generator.num_classes else []  # tables with a scale are none any more
-        classes += noise_parameters(generator) if hasattr(generator, "class_norms") else []
+        if hasattr(generator, "class_norms") and self.form != "modulation":
+            classes += noise_parameters(generator)
         if classes:
             groups["classes"] = Group(classes, self.lr_classes, **rest)
         return groups
@@ -229,7 +254,9 @@ class PublishedBSA:
                 terms["perceptual"] = weight * perceptual(images, batch.images)
             if self.prior_weight:
                 terms["prior"] = self.prior_weight * latent_distance(z, samples)
-            if self.penalty_weight:
+            if self.penalty_weight and self.form == "modulation":
+                terms["penalty"] = self.penalty_weight * class_parameters(generator)[0].square().mean()
+            elif self.penalty_weight:
                 sizes = [(gamma - 1).square().mean() + beta.square().mean() for gamma, beta in pairs]
                 terms["penalty"] = self.penalty_weight * torch.stack(sizes).sum()
             return Losses(terms, {"difference": l1, "latent_std": z.std()})

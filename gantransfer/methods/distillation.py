@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gantransfer.errors import UsageError
 from gantransfer.fine_tuning import FineTuning, first_blocks
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Batch, Plan, Source, Target
@@ -35,12 +36,17 @@ class FeatureDistillation(FineTuning):
 
     name: ClassVar[str] = "distillation"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block < 1:
+            raise UsageError(f"block {self.block} is none; give 1 (the image layer) or more")
+
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """Everything trains."""
         source = self.critic_source(sources)
         critic = self.critic(source, target)
         first_blocks(critic, self.block, "block", "discriminator")
-        place = max(self.block - 1, 0)
+        place = self.block - 1
         teacher = copy.deepcopy(source.discriminator).eval()
 
         def of_d(batch: Batch) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ Paper: Li, Zhang, Lu, Shechtman, "Few-shot Image Generation with Elastic Weight 
 + lambda sum_i F_i (theta_i - theta_S,i)^2 (eq. 3), F_i the Fisher information of G's weights: the mean square of the
 gradient of the source critic's log-likelihood of single generated images (eq. 2). Only G is held.
 
-Differs from the paper: lambda multiplies the Fisher information divided by its mean, so that it means the same for
-every source (theirs is 5e8 for StyleGAN). Class rows are new, and free.
+Differs from the paper: the Fisher information is divided by its mean and the sum by the number of weights, a mean of
+squares with weights of mean 1, so that lambda means the same for every source and size (theirs, 5e8, is StyleGAN's).
+Class rows are new, and free.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gantransfer.errors import UsageError
+from gantransfer.errors import ModelError, UsageError
 from gantransfer.extension import anchors
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss, nonsaturating_generator
@@ -33,7 +34,7 @@ class EWC(FineTuning):
     """Fine-tune G, held by its Fisher information, and D.
 
     Attributes:
-        weight: lambda, of the penalty with a Fisher information of mean 1.
+        weight: lambda, of the penalty as a mean over weights with a Fisher information of mean 1.
         fisher_images: generated images that the information is measured on, one by one.
     """
 
@@ -52,7 +53,7 @@ class EWC(FineTuning):
 
         @cache  # measured when it is first needed: a plan is also made to be looked at
         def information() -> dict[str, Tensor]:
-            return fisher(source.generator, source.discriminator, list(own), self.fisher_images)
+            return relative(fisher(source.generator, source.discriminator, list(own), self.fisher_images))
 
         def penalty() -> dict[str, Tensor]:
             found = information()
@@ -65,7 +66,7 @@ class EWC(FineTuning):
 
 def fisher(generator: nn.Module, critic: nn.Module, names: Sequence[str], images: int) -> dict[str, Tensor]:
     """Mean squares of the gradients of log sigma(D(G(z))) with respect to G's parameters `names`, over `images` images
-    of one latent each (drawn from seed 0, classes in turn), divided by the mean of all."""
+    of one latent each (drawn from seed 0, classes in turn)."""
     generator, critic = copy.deepcopy(generator).eval(), copy.deepcopy(critic).eval()
     for module in generator.modules():  # new ones take gradients, whatever the source's do
         for name, param in list(module.named_parameters(recurse=False)):
@@ -76,7 +77,7 @@ def fisher(generator: nn.Module, critic: nn.Module, names: Sequence[str], images
     device = next(generator.parameters()).device
     for number in range(images):
         z = torch.randn(1, generator.z_dim, generator=rng).to(device)
-        classes = generator.num_classes
+        classes = generator.num_base_classes  # the critic of an extended model knows no others
         y = torch.tensor([number % classes], device=device) if classes else None
         with torch.enable_grad():
             likelihood = -nonsaturating_generator(critic(generator(z, y), y))
@@ -84,5 +85,17 @@ def fisher(generator: nn.Module, critic: nn.Module, names: Sequence[str], images
         for k, gradient in zip(params, gradients, strict=True):
             if gradient is not None:
                 found[k] += gradient.square() / images
-    mean = sum(float(f.sum()) for f in found.values()) / sum(f.numel() for f in found.values())
-    return {k: f / max(mean, 1e-30) for k, f in found.items()}
+    return found
+
+
+def relative(information: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`information` divided by its mean over all weights.
+
+    Raises:
+        ModelError: it is 0 everywhere, as for a critic whose sigmoid is saturated.
+    """
+    mean = sum(float(f.sum()) for f in information.values()) / sum(f.numel() for f in information.values())
+    if not mean > 0:
+        raise ModelError("this source's critic is certain of every generated image, so that its Fisher information is "
+                         "0; use l2sp, which needs none")
+    return {k: f / mean for k, f in information.items()}

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gantransfer.fine_tuning import FineTuning, first_blocks
+from gantransfer.fine_tuning import FineTuning, before_blocks, first_blocks
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Plan, Source, Target
 from gantransfer.registry import register_method
@@ -23,8 +23,8 @@ class FreezeG(FineTuning):
     """Fine-tune D and the lower part of G.
 
     Attributes:
-        frozen_blocks: how many of G's blocks stay fixed, counted from the latent, whose linear layer stays with them.
-            Class rows inside them train.
+        frozen_blocks: how many of G's blocks stay fixed, counted from the latent, with what lies before them (not
+            where labels come in beside the latent). Class rows inside them train.
     """
 
     frozen_blocks: int = 1
@@ -35,9 +35,10 @@ class FreezeG(FineTuning):
         """All of D; of G everything after the frozen blocks, and class rows."""
         critic = self.critic(self.critic_source(sources), target)
         frozen = first_blocks(generator, self.frozen_blocks, "frozen_blocks", "generator")
+        before = [] if getattr(generator.config, "label_inputs", 0) else before_blocks(generator)
         if frozen:
-            first = (getattr(generator, name, None) for name in ("linear", "fc"))
-            frozen += [layer for layer in first if layer is not None]
-        notes = (f"generator blocks 0 to {self.frozen_blocks - 1} and the layer before them frozen" if frozen else
-                 "no block frozen",)
+            frozen += before
+        notes = (f"generator blocks 0 to {self.frozen_blocks - 1} and "
+                 + ("what is before them frozen" if before else "not the layer before them, which takes labels, frozen")
+                 if frozen else "no block frozen",)
         return self.tuned(generator, critic, loss, frozen_g=frozen, notes=notes)

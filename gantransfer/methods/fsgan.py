@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gantransfer.extension import class_parameters
+from gantransfer.extension import class_parameters, one_source, refuse_label_inputs
 from gantransfer.filter_modulation import SingularValues, is_normed, modulate
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
@@ -39,6 +39,7 @@ class FSGAN(FineTuning):
 
     def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
         """The source's generator with the target's classes, its convolutions with a factor per singular value."""
+        refuse_label_inputs(one_source(sources, self.name), target, self.name)
         generator = super().reshape(sources, target)
         _with_factors(generator)
         return generator

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import nn
 
 from gantransfer.errors import UsageError
-from gantransfer.extension import seeded
+from gantransfer.extension import one_source, refuse_label_inputs, seeded
 from gantransfer.filter_modulation import LowRank, filter_modulations, modulate
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
@@ -43,6 +43,9 @@ class LoRA(FineTuning):
         """The source's generator with the target's classes, a low-rank change of 0 on its convolutions."""
         if self.rank < 1:
             raise UsageError(f"rank {self.rank} changes nothing; give 1 or more")
+        if not self.alpha:
+            raise UsageError("alpha 0 changes nothing; give more than 0")
+        refuse_label_inputs(one_source(sources, self.name), target, self.name)
         generator = super().reshape(sources, target)
         with seeded(self.init_seed + 2):
             for layer in [m for m in generator.modules() if isinstance(m, nn.Conv2d)]:

@@ -27,8 +27,9 @@ Where the official code differs (facts from its BigGAN, StyleGAN and MNIST varia
   from a u of four entries (``variant="mnist"``).
 * Miners start as PyTorch's linear layers do there (``miner_init="torch"``): z near 0, a small part of what the source
   was trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and conditions
-  around the source's mean class. 200 mining iterations on 25 images of one letter (glyph80-32, one seed) came to a
-  distance of 13 from it, and of 266 from the other.
+  around the source's mean class (results/minegan/single has both).
+* Its rates are 1e-4 for miners too; here 1e-3, as a miner starts from nothing.
+* The gradient penalty of several sources, which the text leaves open, is between the images and winners.
 * One code base has several generators (a prototype on MNIST): there the noise is shared (``noise="shared"``) and the
   source is chosen from the noise by a trained head, not by p.
 """
@@ -44,7 +45,7 @@ import torch
 from torch import nn
 
 from gantransfer.errors import ModelError, UsageError
-from gantransfer.extension import ROW_INITS, Choices, check_choices, seeded, target_critic
+from gantransfer.extension import ROW_INITS, Choices, check_choices, refuse_wrapped, seeded, target_critic
 from gantransfer.layers import SpectralNorm, weights_follow
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Group, Plan, Source, Target
@@ -60,6 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+MINING_NIMG = 6400
+POWER_ITERATIONS = 50
+
+
 @register_method("minegan")
 @dataclass(frozen=True)
 class MineGAN:
@@ -73,7 +78,8 @@ class MineGAN:
         activation: between the layers; "preset": the variant's. spectral: spectral norm; None: the variant's.
         label_miner: what mines a conditional source's class: an "embedding", a "mixture" of its classes, or "auto".
         miner_init: where miners start: keeping the size of z ("unit"), or as linear layers do ("torch").
-        mining_nimg: images shown while the generator is fixed. mining_steps: the same in iterations, instead.
+        mining_nimg: images shown while the generator is fixed (None: 6400). mining_steps: the same in iterations,
+            instead; 0 is no mining.
         finetune: train miner, generator and critic afterwards; without it this is MineGAN (w/o FT).
         per_class: a miner for every target class (no fine-tuning, one source); as a flag --class-miners.
         d_embedding: where the critic's class rows start (per_class only).
@@ -94,8 +100,8 @@ class MineGAN:
     spectral: bool | None = None
     label_miner: str = "auto"
     miner_init: str = "unit"
-    mining_nimg: int = 6400
-    mining_steps: int = 0
+    mining_nimg: int | None = None
+    mining_steps: int | None = None
     finetune: bool = True
     per_class: bool = False
     d_embedding: str = "random"
@@ -122,6 +128,9 @@ class MineGAN:
         for name in ("depth", "width", "u_dim", "critic"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible; give 1 or more")
+        if self.mining_nimg is not None and self.mining_steps is not None:
+            raise UsageError(f"mining_nimg {self.mining_nimg} and mining_steps {self.mining_steps} both say how long "
+                             "to mine; give one of the two")
         if self.per_class and self.finetune:
             raise UsageError("per_class mines one generator for all classes, which stays fixed; add --no-finetune")
 
@@ -132,7 +141,9 @@ class MineGAN:
 
     def in_images(self, shown: int) -> MineGAN:
         """This with `mining_steps` in images, `shown` in an iteration."""
-        return replace(self, mining_nimg=self.mining_steps * shown, mining_steps=0) if self.mining_steps else self
+        if self.mining_steps is None:
+            return self
+        return replace(self, mining_nimg=self.mining_steps * shown, mining_steps=None)
 
     # ---- structure -----------------------------------------------------------------------------------
 
@@ -141,7 +152,8 @@ class MineGAN:
         self._check(sources, target)
         mined = architectures["mined"]
         generators = [self._copy(source) for source in sources]
-        kinds = [self._miner(source, generator) for source, generator in zip(sources, generators, strict=True)]
+        names = [f"source {i}" if len(sources) > 1 else "this source" for i in range(1, len(sources) + 1)]
+        kinds = [self._miner(*parts) for parts in zip(sources, generators, names, strict=True)]
         classes = target.num_classes if self.per_class else int(target.num_classes == 1)
         with seeded(self.init_seed):
             generator = mined.around(
@@ -162,9 +174,7 @@ class MineGAN:
         if self.per_class and not target.num_classes:
             raise UsageError("per_class learns classes and the target has none; pass --class-name NAME for a flat "
                              "folder, or leave per_class out")
-        if any(hasattr(source.generator, "miners") for source in sources):
-            raise ModelError("a mined model is no source for another adaptation; give the source that it was mined "
-                             "from")
+        refuse_wrapped(sources)
 
     def _copy(self, source: Source) -> nn.Module:
         """As it is where it stays fixed; for fine-tuning with standing statistics as the averages that go on."""
@@ -177,11 +187,11 @@ class MineGAN:
         with seeded(self.init_seed), weights_follow():
             return source.generator.with_classes(classes, torch.eye(max(classes, 1)))
 
-    def _miner(self, source: Source, generator: nn.Module) -> dict[str, Any]:
-        """Settings of one source's miner."""
+    def _miner(self, source: Source, generator: nn.Module, name: str) -> dict[str, Any]:
+        """Settings of the miner of the source called `name` in errors."""
         preset = VARIANTS[self.variant]
         z_dim = generator.z_dim
-        condition, dim = self._condition(generator)
+        condition, dim = self._condition(generator, name)
         return {
             "u_dim": self.u_dim or preset.get("u_dim", z_dim), "z_dim": z_dim, "depth": self.depth or preset["depth"],
             "width": self.width or z_dim, "condition": condition, "condition_dim": dim,
@@ -190,18 +200,18 @@ class MineGAN:
             "sn_eps": source.config.get("sn_eps", 1e-6),
         }
 
-    def _condition(self, generator: nn.Module) -> tuple[str, int]:
-        """How a source's class is mined, and of what length."""
+    def _condition(self, generator: nn.Module, name: str) -> tuple[str, int]:
+        """How the class of the source called `name` is mined, and of what length."""
         if not generator.num_classes:
             if self.label_miner != "auto":
-                raise UsageError(f"label_miner '{self.label_miner}' mines a class and this source has none; leave it "
-                                 "at auto")
+                raise UsageError(f"label_miner '{self.label_miner}' mines a class and {name} has none; leave it at "
+                                 "auto")
             return "none", 0
         table = generator.class_embedding()
         if self.label_miner == "mixture" or (self.label_miner == "auto" and table is None):
             return "mixture", generator.num_classes
         if table is None:
-            raise UsageError("label_miner 'embedding' needs a shared class embedding and this source has one table per "
+            raise UsageError(f"label_miner 'embedding' needs a shared class embedding and {name} has one table per "
                              "layer; use mixture or auto")
         return "embedding", table.shape[1]
 
@@ -219,8 +229,9 @@ class MineGAN:
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """Miners and critic; then the generators too."""
-        if self.mining_steps:
+        if self.mining_steps is not None:
             raise UsageError("mining_steps means nothing without a schedule; give mining_nimg")
+        mining = MINING_NIMG if self.mining_nimg is None else self.mining_nimg
         origin = self.critic_source(sources)
         classes = target.num_classes if self.per_class else 0
         critic = target_critic(origin, classes, self.d_embedding, self.init_seed + 1)
@@ -238,7 +249,7 @@ class MineGAN:
         later = None
         if self.finetune:
             groups["G"] = Group(_tuned(generator), self.lr_g)
-            later = (self.mining_nimg, ("M", "G"))
+            later = (mining, ("M", "G"))
         phases = loss.phases(fakes, critic, g_updates=("M",), later=later)
         if len(sources) > 1:
             phases = [with_shares(phase, fakes) if phase.name == "D" else phase for phase in phases]
@@ -247,11 +258,11 @@ class MineGAN:
                  f"({self.variant}, {self.miner_init})", *_conditions(generator),
                  f"discriminator of source {number}, " + (f"its class rows: {self.d_embedding}" if self.per_class else
                                                           "without class projection"),
-                 f"generator fixed for {self.mining_nimg} images, then fine-tuned" if self.finetune else
+                 f"generator fixed for {mining} images, then fine-tuned" if self.finetune else
                  "generator fixed to the end"]
         return Plan(
             groups, phases, nn.ModuleDict(extras), fixed=list(generator.sources) if self.buffers == "fixed" else (),
-            fixed_until_nimg=self.mining_nimg if self.finetune else None, notes=notes,
+            fixed_until_nimg=mining if self.finetune else None, notes=notes,
         )
 
 
@@ -280,6 +291,9 @@ def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
         for layer in layers:
             nn.init.kaiming_normal_(layer.weight)
             layer.bias.zero_()
+        if isinstance(layers[-1], SpectralNorm):
+            for _ in range(POWER_ITERATIONS):  # of the new weights: sigma is theirs from the first image on
+                stack(probe[:1])
         mean, spread = torch.zeros(()), torch.ones(())
         if stack is miner.label and miner.config.condition == "embedding":
             table = generator.class_embedding().to(probe)

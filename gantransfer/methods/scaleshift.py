@@ -16,6 +16,7 @@ from typing import ClassVar
 from torch import nn
 
 from gantransfer.errors import ModelError
+from gantransfer.extension import class_parameters, one_source, refuse_label_inputs
 from gantransfer.fine_tuning import FineTuning
 from gantransfer.losses import AdversarialLoss
 from gantransfer.plan import Plan, Source, Target
@@ -29,6 +30,11 @@ class ScaleShift(FineTuning):
 
     name: ClassVar[str] = "scaleshift"
 
+    def reshape(self, sources: Sequence[Source], target: Target) -> nn.Module:
+        """The source's generator with the target's classes in place of its own."""
+        refuse_label_inputs(one_source(sources, self.name), target, self.name)
+        return super().reshape(sources, target)
+
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
         """All of D; of G what its norms hold."""
         source = self.critic_source(sources)
@@ -36,8 +42,9 @@ class ScaleShift(FineTuning):
         if not norms:
             raise ModelError("method 'scaleshift' trains norm layers and this source's generator has none; use adafm "
                              "with --head source --modulation fs")
-        inside = {id(m) for name in norms for m in generator.get_submodule(name).modules()}
-        frozen = [m for m in generator.modules() if id(m) not in inside and not list(m.children())
-                  and list(m.parameters(recurse=False))]
+        inside = {id(p) for name in norms for p in generator.get_submodule(name).parameters()}
+        inside -= {id(p) for p in class_parameters(generator)}
+        scales = [p for p in generator.parameters() if id(p) in inside]
+        critic = self.critic(source, target)
         notes = (f"scales and shifts of {len(norms)} norm layers train; the rest of G frozen",)
-        return self.tuned(generator, self.critic(source, target), loss, frozen_g=frozen, notes=notes)
+        return self.changed(generator, critic, loss, scales, list(critic.parameters()), notes)

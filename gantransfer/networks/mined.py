@@ -144,7 +144,7 @@ class Mined(ConfiguredGenerator):
     where in u each miner begins to read."""
 
     p: Tensor
-    arch = "mined"
+    arch, wraps = "mined", "was mined"
 
     def __init__(self, config: MinedConfig, sources: Sequence[nn.Module] | None = None) -> None:
         super().__init__()

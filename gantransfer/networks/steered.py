@@ -86,7 +86,7 @@ class SteeredConfig:
 class Steered(ConfiguredGenerator):
     """A frozen `source`, a `classifier` of the target's classes, and a `denoiser` of codes (None: gaussian)."""
 
-    arch = "steered"
+    arch, wraps = "steered", "samples iteratively"
 
     def __init__(self, config: SteeredConfig, source: nn.Module | None = None) -> None:
         super().__init__()
