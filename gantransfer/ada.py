@@ -103,8 +103,9 @@ class Draws:
         self.n, self.p, self.rng = n, p, rng
 
     def keep(self, values: Tensor, neutral: float, p: float | None = None) -> Tensor:
+        """`values` [N, ...], all of an image or none."""
         chosen = torch.rand(self.n, generator=self.rng) < (self.p if p is None else p)
-        return values.where(chosen, torch.full_like(values, neutral))
+        return values.where(chosen.view(-1, *[1] * (values.ndim - 1)), torch.full_like(values, neutral))
 
     def uniform(self, low: float, high: float, neutral: float = 0.0, p: float | None = None) -> Tensor:
         return self.keep(low + (high - low) * torch.rand(self.n, generator=self.rng), neutral, p)
@@ -125,7 +126,8 @@ def inverse_geometry(draw: Draws, blit: bool, geometry: bool, size: Sequence[int
     if blit:
         matrix = matrix @ _scale(1 - 2 * draw.integer(0, 1), torch.ones(draw.n))
         matrix = matrix @ _rotate(-math.pi / 2 * draw.integer(0, 3))
-        shifts = [(draw.uniform(-0.125, 0.125) * side).round() * 2 / side for side in (size[1], size[0])]
+        parts = draw.keep(0.25 * torch.rand(draw.n, 2, generator=draw.rng) - 0.125, 0.0)
+        shifts = [(part * side).round() * 2 / side for part, side in zip(parts.T, (size[1], size[0]), strict=True)]
         matrix = matrix @ _shift(*shifts)
     if geometry:
         rotation = 1 - math.sqrt(1 - draw.p)  # before and after the anisotropic scaling: p together
@@ -135,7 +137,7 @@ def inverse_geometry(draw: Draws, blit: bool, geometry: bool, size: Sequence[int
         anisotropic = draw.log_normal(0.2)
         matrix = matrix @ _scale(1 / anisotropic, anisotropic)
         matrix = matrix @ _rotate(draw.uniform(-math.pi, math.pi, p=rotation))
-        matrix = matrix @ _shift(2 * draw.normal(0.125), 2 * draw.normal(0.125))
+        matrix = matrix @ _shift(*draw.keep(0.25 * torch.randn(draw.n, 2, generator=draw.rng), 0.0).T)
     return matrix
 
 

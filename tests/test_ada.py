@@ -10,23 +10,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import Crash, assemble, assert_same_runs, break_at, make_data, make_source
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantransfer.ada import AdaptiveAugment, Draws, colour, inverse_geometry
 from gantransfer.errors import UsageError
 from gantransfer.losses import AdversarialLoss
+from gantransfer.plan import Batch
 
 
 class Forced(Draws):
     """Draws in a given order, whatever is asked for; neutral values after them."""
 
-    def __init__(self, n: int, values: list[float | None]) -> None:
+    def __init__(self, n: int, values: list[Any]) -> None:
         super().__init__(n, 0.5, torch.Generator())
         self.values = list(values)
 
     def keep(self, values: Tensor, neutral: float, p: float | None = None) -> Tensor:
         value = self.values.pop(0) if self.values else None
-        return torch.full_like(values, neutral if value is None else value)
+        return torch.tensor(neutral if value is None else value).expand_as(values)
 
 
 def moved(images: Tensor, blit: bool, geometry: bool, values: list[float | None]) -> Tensor:
@@ -43,7 +44,7 @@ def test_blitting_is_exact() -> None:
     for quarter in (1, 2, 3):
         found = moved(images, True, False, [None, quarter])
         assert any(torch.allclose(found, images.rot90(k, (2, 3)), atol=1e-5) for k in (quarter, -quarter))
-    shifted = moved(images, True, False, [None, None, 1 / 8])  # one pixel along the rows
+    shifted = moved(images, True, False, [None, None, (1 / 8, 0.0)])  # one pixel along the rows
     assert torch.allclose(shifted[..., :-1], images[..., 1:], atol=1e-5) or \
         torch.allclose(shifted[..., 1:], images[..., :-1], atol=1e-5)
 
@@ -57,6 +58,15 @@ def test_geometry() -> None:
     torch.testing.assert_close(turned, images.flip((2, 3)), atol=1e-4, rtol=0)
     back = moved(moved(images, False, True, [None, math.pi / 2]), False, True, [None, -math.pi / 2])
     torch.testing.assert_close(back, images, atol=1e-4, rtol=0)
+    ramp = torch.linspace(-0.5, 0.5, 16)
+    ramps = torch.stack([ramp.view(1, 1, 16).expand(1, 16, 16), ramp.view(1, 16, 1).expand(1, 16, 16)])
+    squeezed = moved(ramps, False, True, [None, None, 0.5])[:, 0, 6:10, 6:10]  # in x by two, stretched as much in y
+    torch.testing.assert_close(squeezed[0].diff(dim=1), torch.full((4, 3), 2 / 15), atol=1e-4, rtol=0)
+    torch.testing.assert_close(squeezed[1].diff(dim=0), torch.full((3, 4), 0.5 / 15), atol=1e-4, rtol=0)
+    shifted = moved(images, False, True, [None, None, None, None, (0.0, 1.5 / 8)])  # a pixel and a half
+    found = (shifted[:, :, 3:12], shifted[:, :, 3:12])
+    middle = [(images[:, :, i : i + 9] + images[:, :, i + 1 : i + 10]) / 2 for i in (1, 4)]
+    assert min(float((a - b).abs().max()) for a, b in zip(found, middle, strict=True)) < 1e-4
 
 
 def changed(images: Tensor, values: list[float | None]) -> Tensor:
@@ -124,6 +134,58 @@ def test_a_run_with_ada_resumes_exactly_and_saves_no_trace_in_its_critic(tmp_pat
     rest.restore()
     rest.run()
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_shift_is_one_augmentation_of_an_image() -> None:
+    """Both directions or none (appendix B): with p = 0.5 half of the images stay where they are."""
+    matrices = inverse_geometry(Draws(4000, 0.5, torch.Generator().manual_seed(0)), True, False, (4096, 4096))
+    still = (matrices[:, :2, 2] == 0).all(1).float().mean()
+    assert float(still) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("policy", ["color", "translation,cutout,color", "ada:colour", "ada"])
+def test_a_generator_s_brightness_does_not_leak(policy: str) -> None:
+    """Through the loss's own phases: images brightened as the augmentations do come back to the real ones'."""
+    class Brightness(nn.Module):
+        num_classes, z_dim = 0, 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, z: torch.Tensor, y: None = None) -> torch.Tensor:
+            return picture.expand(len(z), -1, -1, -1) + self.level
+
+    class Linear(nn.Module):
+        num_classes = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3 * 64, 1)
+
+        def forward(self, images: torch.Tensor, y: None = None) -> torch.Tensor:
+            return self.layer(images.flatten(1)).squeeze(1)
+
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 3, 8, 8)
+    picture[:, :, 2:6, 1:7] = 0.4
+    generator, critic, rng = Brightness(), Linear(), torch.Generator().manual_seed(0)
+    loss = AdversarialLoss("hinge", augment=policy, r1_gamma=1.0, r1_every=1, ada_nimg=10**9)
+    phases = loss.phases(generator, critic, g_updates=("G",))
+    states = [phase.state for phase in phases if isinstance(phase.state, AdaptiveAugment)]
+    assert bool(states) == policy.startswith("ada")
+    for state in states:
+        state.p.fill_(0.5)
+    rates = {"D": torch.optim.Adam(critic.parameters(), 0.01), "G": torch.optim.Adam(generator.parameters(), 0.02)}
+    levels, labels = [], torch.zeros(64, dtype=torch.int64)
+    for _ in range(400):
+        for phase in phases:
+            batch = Batch(picture.expand(64, -1, -1, -1), labels, labels, torch.zeros(64, 1), labels, rng)
+            rates[phase.name].zero_grad()
+            sum(phase.loss(batch).terms.values()).backward()
+            rates[phase.name].step()
+        levels.append(float(generator.level.detach()))
+    assert abs(sum(levels[-100:]) / 100) < 0.1, levels[::50]
 
 
 @pytest.mark.parametrize(("p", "leaks"), [(0.5, False), (1.0, True)])

@@ -147,6 +147,28 @@ def test_losses_gradients_and_the_step_are_the_published_ones(
         assert float(moved.median()) < 5e-5 and float((moved > 1e-3).float().mean()) < 0.05, name
 
 
+def test_big_gan_s_form_trains_maps_and_a_class_vector() -> None:
+    """Every map from class vectors and noise, the class vectors, a scale and a shift after the first layer, latents;
+    the penalty is the class vectors' mean square."""
+    gan, target = make_source("hierarchical"), Target(4, ("a",), 32, 1)
+    method = make_method("bsa-published", {"form": "modulation", "init": "scratch", "perceptual": "none", "lr": 5e-4,
+                                           "lr_z": 0.05, "penalty_weight": 3.0})
+    generator = method.reshape([gan], target)
+    plan = method.plan(generator, [gan], target, AdversarialLoss())
+    names = {id(p): k for k, p in generator.named_parameters()}
+    trained = {group: {names[id(p)] for p in of.params if id(p) in names} for group, of in plan.groups.items()}
+    maps = {f"{name}.{k}" for name, norm in generator.class_norms() for k, _ in norm.named_parameters()}
+    assert maps <= trained["scales"] and {k.split(".")[0] for k in trained["scales"] - maps} == {"linear"}
+    vector = plan.groups["classes"].params[0]
+    assert vector.shape == (1, 6) and 0 < float(vector.detach().std()) < 0.1 and plan.groups["latents"].lr == 0.05
+    batch = Batch(torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.empty(0),
+                  torch.empty(0), torch.Generator())
+    penalty = plan.phases[0].loss(batch).terms["penalty"].detach()
+    torch.testing.assert_close(penalty, 3.0 * vector.detach().square().mean())
+    with pytest.raises(ModelError, match="trains maps from class vectors, and this source's norms have tables"):
+        method.reshape([make_source("tables")], target)
+
+
 def test_the_latent_prior_is_freezeds_too(shared: Path) -> None:
     found = {k: v.double() for k, v in load_file(shared / "fixtures/gpgan/freezed_regularisers.safetensors").items()}
     z = found["emd.z"].requires_grad_(True)

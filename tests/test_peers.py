@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from gantransfer.losses import AdversarialLoss, squared_distance
 from gantransfer.methods.ewc import fisher, relative
 from gantransfer.modulation import fold
 from gantransfer.plan import Batch, Target
+from gantransfer.registry import architectures
 from gantransfer.runs import make_method
+from gantransfer.sources import GAN
 
 
 def test_the_distance_to_the_source_is_freezeds(shared: Path) -> None:
@@ -199,6 +202,30 @@ def test_labels_beside_the_latent_cannot_be_learned_by_frozen_layers() -> None:
     generator = make_method("freezeg", {}).reshape([gan], target)
     plan = make_method("freezeg", {}).plan(generator, [gan], target, AdversarialLoss())
     assert any(p is generator.input.weight for p in plan.groups["G"].params)
+
+
+def test_freezed_freezes_the_published_parameters(shared: Path) -> None:
+    """Of SNGAN-projection at 128 px: blocks 1 to L, counted from the image."""
+    told = json.loads((shared / "fixtures" / "gpgan" / "freezed_names.json").read_text())["sngan_projection_128"]
+    arch = architectures["biggan"]
+    config = arch.config_class(resolution=128, num_classes=3, z_dim=4, g_widths=(4,) * 6, d_widths=(4,) * 6)
+    gan, target = GAN(arch.build_generator(config), arch.build_discriminator(config)), Target(8, ("a", "b"), 128, 3)
+    part = {"conv1": "c1", "conv2": "c2", "conv_sc": "c_sc", "weight": "W", "bias": "b"}
+
+    def published(name: str) -> str:
+        if name.startswith("blocks."):
+            _, block, _, layer, kind = name.split(".")
+            return f"block{int(block) + 1}/{part[layer]}/{part[kind]}"
+        return {"linear.weight": "l7/W", "linear.bias": "l7/b", "embed.weight": "l_y/W"}[name]
+
+    for layers, names in told["settings"].items():
+        method = make_method("freezed", {"frozen_blocks": int(layers.removeprefix("layer_"))})
+        plan = method.plan(method.reshape([gan], target), [gan], target, AdversarialLoss())
+        trained = {id(p) for p in plan.groups["D"].params}
+        found = {True: set(), False: set()}
+        for name, param in plan.extras["critic"].named_parameters():
+            found[id(param) in trained].add(published(name))
+        assert found == {True: set(names["trainable"]), False: set(names["frozen"])}, layers
 
 
 def test_low_rank_changes_and_singular_values() -> None:

@@ -12,7 +12,10 @@ from tiny import make_source
 from torch import Tensor
 
 from gantransfer.errors import ModelError, UsageError
+from gantransfer.losses import AdversarialLoss
 from gantransfer.perceptual import Perceptual
+from gantransfer.plan import Target
+from gantransfer.runs import make_method
 from gantransfer.vgg import MEAN, STD, VGG16
 
 # torchvision's vgg16: (index in `features`, output channels); 4, 9, 16 and 23 are poolings.
@@ -51,6 +54,23 @@ def test_vgg_is_the_published_network(weights: Path) -> None:
     for found, expected in zip(term.network(images), wanted, strict=True):
         torch.testing.assert_close(found, expected)
     assert [tuple(f.shape[1:]) for f in wanted][-1] == (512, 4, 4)
+
+
+def test_the_original_weights_see_pixels_less_their_means(weights: Path) -> None:
+    """Caffe's: 0 to 255, blue first. The published term's weight is for its activations."""
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    x = (images.flip(1) + 1) * 127.5 - torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    term = Perceptual(f"vgg16-caffe:{weights}", None)
+    state = term.network.state_dict()
+    first = F.relu(F.conv2d(x, state["features.0.weight"], state["features.0.bias"], padding=1))
+    torch.testing.assert_close(term.network(images)[0], first, atol=1e-3, rtol=1e-5)
+    notes = {}
+    for spec in (f"vgg16-caffe:{weights}", f"vgg16:{weights}", "critic"):
+        gan, target = make_source(channels=3), Target(4, ("a",), 32, 3)
+        method = make_method("bsa-published", {"perceptual": spec})
+        plan = method.plan(method.reshape([gan], target), [gan], target, AdversarialLoss())
+        notes[spec.partition(":")[0]] = plan.notes[-1]
+    assert "weight 0.001" in notes["vgg16-caffe"] and "weight 0.1" in notes["vgg16"] and "weight 0.1" in notes["critic"]
 
 
 @pytest.mark.parametrize("spec", ["critic", "glyph-cnn", "vgg16"])

@@ -215,6 +215,9 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
         if not generator.num_classes:
             raise UsageError("--interpolate needs a model with classes, and this one has none; "
                              "use --interpolate-latents")
+        if getattr(generator, "wraps", "") == "samples iteratively":
+            raise UsageError("--interpolate mixes classes, and this model draws each by a classifier of its own; use "
+                             "--interpolate-latents")
         a, b = class_ids(_classes(settings["interpolate"], gan.classes), gan.classes, 2).tolist()
         z = draw_latents(count, z_dim, seed, truncation, free)
         for t in [*steps, *steps.flip(0)[1:-1]]:

@@ -292,8 +292,11 @@ def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight)
             layer.bias.zero_()
         if isinstance(layers[-1], SpectralNorm):
+            mode = stack.training
+            stack.train()
             for _ in range(POWER_ITERATIONS):  # of the new weights: sigma is theirs from the first image on
                 stack(probe[:1])
+            stack.train(mode)
         mean, spread = torch.zeros(()), torch.ones(())
         if stack is miner.label and miner.config.condition == "embedding":
             table = generator.class_embedding().to(probe)
