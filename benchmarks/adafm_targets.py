@@ -58,7 +58,7 @@ def main() -> None:
         order, first = np.random.RandomState(0).permutation(codes), TRAIN[kind]
         middle = first + (len(order) - first) // 2
         for part, mine in (("train", order[:first]), ("val", order[first:middle]), ("test", order[middle:])):
-            folder = arguments.out / kind / part / kind
+            folder = arguments.out / kind / part  # flat: there is one kind of image, and no label
             folder.mkdir(parents=True, exist_ok=True)
             for code in mine:
                 images[code].save(folder / f"{code:05x}.png")

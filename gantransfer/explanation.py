@@ -77,7 +77,7 @@ def explain(
     Args:
         run: directory of a finished run of cgantransfer, or of adafm. out: folder of the pictures (None: the run's
             ``analysis``). top: contributors per class (None: 3, or all of a source with fewer). seed: of the latents.
-        beside: runs of adafm to compare with, see `gantransfer.filter_analysis.compare`.
+        beside: runs or adapters of adafm to compare with, see `gantransfer.filter_analysis.compare`.
 
     Returns:
         Of modulated filters: ``groups`` with box plots of scales and shifts, and ``compared``. Of propagation:
@@ -90,6 +90,10 @@ def explain(
     """
     folder = Path(run)
     if (folder / "analysis" / filter_analysis.FILE).is_file():
+        for name, value, unless in (("out", out, None), ("top", top, None), ("seed", seed, 0)):
+            if value != unless:
+                raise UsageError(f"{name} '{value}' means nothing for run '{folder}': its report shows modulated "
+                                 f"filters; leave {name} out")
         compared = filter_analysis.compare(folder, [Path(other) for other in beside]) if beside else None
         write_report(folder)
         return {"groups": read_json(folder / "analysis" / filter_analysis.FILE)["groups"], "compared": compared,

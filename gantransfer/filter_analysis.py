@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gantransfer.adapter import WEIGHTS
 from gantransfer.errors import ModelError, UsageError
 from gantransfer.filter_modulation import FilterModulation, bare_weight, filter_modulations
 from gantransfer.weights import read_json, read_tensors, write_json, write_tensors
@@ -60,24 +61,22 @@ def box(values: Tensor) -> dict[str, float]:
 def compare(run: Path, others: Sequence[Path]) -> dict[str, Any]:
     """The sorted comparison of scales across runs (Appendix E), added to ``run/analysis/modulation.json``.
 
-    Taken is the last convolution of group 2. With M the scales clipped to [0.9, 1.1] and scaled to [0, 1], a row for
-    each run, run i shows the columns where it leads all others by more than 0.03, sorted by its values.
+    Taken is the last convolution of group 2. Of another run its adapter will do. With M the scales clipped to [0.9,
+    1.1] and scaled to [0, 1], a row for each run, run i shows the columns where it leads all others by more than 0.03,
+    sorted by its values.
 
     Returns:
-        ``runs``: names; ``convolution``; ``columns``: for every run how many it leads in; ``rows``: the values of
-        all these columns, by run.
+        ``runs``: as much of their paths as tells them apart; ``convolution``; ``columns``: for every run how many it
+        leads in; ``rows``: the values of all these columns, by run.
 
     Raises:
         ModelError: a run without modulation of filters. UsageError: of other filters than the first.
     """
     places = [run, *others]
-    records, tensors = zip(*(_read(place) for place in places), strict=True)
-    name = records[0]["groups"][0]["convolutions"][-1]
-    for place, mine in zip(places, tensors, strict=True):
-        if f"{name}.gamma" not in mine or mine[f"{name}.gamma"].shape != tensors[0][f"{name}.gamma"].shape:
-            raise UsageError(f"run '{place}' does not modulate the filters '{name}' of run '{run}'; compare runs of "
-                             "one source")
-    scales = torch.stack([mine[f"{name}.gamma"].flatten() for mine in tensors])
+    record, own = _read(run)
+    name = record["groups"][0]["convolutions"][-1]
+    first = own[f"{name}.gamma"]
+    scales = torch.stack([first.flatten(), *(_scales(other, name, first.shape, run).flatten() for other in others)])
     matrix = (scales.clamp(LOW, HIGH) - LOW) / (HIGH - LOW)
     order: list[int] = []
     counts = []
@@ -86,10 +85,37 @@ def compare(run: Path, others: Sequence[Path]) -> dict[str, Any]:
         leads = ((matrix[i] - rest) > MARGIN).all(0).nonzero().flatten()
         order += leads[matrix[i, leads].argsort(stable=True)].tolist()
         counts.append(len(leads))
-    found = {"runs": [place.name for place in places], "convolution": name, "columns": counts,
+    found = {"runs": distinct(places), "convolution": name, "columns": counts,
              "rows": [[round(float(v), 3) for v in row] for row in matrix[:, order]]}
-    write_json({**records[0], "compared": found}, run / "analysis" / FILE)
+    write_json({**record, "compared": found}, run / "analysis" / FILE)
     return found
+
+
+def distinct(places: Sequence[Path]) -> list[str]:
+    """The last parts of every path, as many as tell all apart (equal paths stay equal)."""
+    parts = [place.absolute().parts for place in places]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
+
+
+def _scales(place: Path, name: str, shape: torch.Size, run: Path) -> Tensor:
+    """gamma [out, in] of the convolution `name` from a run's record or an adapter."""
+    if (place / WEIGHTS).is_file():
+        own = read_tensors(place / WEIGHTS)
+        keys = (f"{name}.{inside}.gamma" for inside in ("modulation", "parametrizations.weight.0"))
+        found = next((own[key][..., 0, 0] for key in keys if key in own), None)
+        if found is None and not any(key.endswith(".gamma") for key in own):
+            raise ModelError(f"adapter '{place}' holds no scales of filters to compare; give its run, or one of method "
+                             "adafm")
+    else:
+        found = _read(place)[1].get(f"{name}.gamma")
+    if found is None or found.shape[0] != shape[0] or found.shape[1] not in (1, shape[1]):
+        raise UsageError(f"run '{place}' does not modulate the filters '{name}' of run '{run}'; compare runs of one "
+                         "source")
+    return found.expand(shape)
 
 
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import Capture, call
 from picture_files import noise, png, tree
+from PIL import Image
+from safetensors.torch import load_file
 from tiny import assemble, latents, make_data, make_source, write_images
 
 import gantransfer as gt
 from gantransfer import api
+from gantransfer.cli.pictures import class_folders
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, ModelError, UsageError
 from gantransfer.losses import AdversarialLoss
@@ -39,6 +45,69 @@ def test_a_flat_folder_and_the_sources_loss(tmp_path: Path) -> None:
     assert "kind: hinge" in (hinge.path / "config.yaml").read_text()
     with pytest.raises(DataError, match="flat folder"):
         gt.adapt(make_source(), images, "cgantransfer", tmp_path / "no", steps=2)
+
+
+def test_scales_of_runs_and_adapters_side_by_side(tmp_path: Path, capsys: Capture) -> None:
+    """Appendix E from the command line: runs of one name in two folders, a run's adapter alone, and what is refused."""
+    source, images = make_source("gp_gan"), write_images(tmp_path / "images", {"": 10})
+    place = source.save_pretrained(tmp_path / "source")
+    for seed, folder in enumerate(("emoji", "faces")):
+        gt.adapt(place, images, "adafm", tmp_path / folder / "run", **SHORT, seed=seed, lr_modulation=0.05)
+    shutil.copytree(tmp_path / "faces" / "run" / "adapter", tmp_path / "given")
+    run = tmp_path / "emoji" / "run"
+    others = f"{tmp_path / 'faces' / 'run'},{tmp_path / 'given'}"
+    code, text, err = call(capsys, "explain", run, "--beside", others, "--json")
+    assert code == 0, err
+    found = json.loads(text)["compared"]
+    assert found["runs"] == ["emoji/run", "faces/run", f"{tmp_path.name}/given"]
+    assert found["rows"][1] == found["rows"][2] and found["columns"][1:] == [0, 0]  # the adapter is that run's
+    gamma = load_file(tmp_path / "faces" / "run" / "analysis" / "modulation.safetensors")
+    own = load_file(run / "analysis" / "modulation.safetensors")
+    name = found["convolution"]
+    wanted = ((m[f"{name}.gamma"].clamp(0.9, 1.1) - 0.9) / 0.2 for m in (own, gamma))
+    first, second = (m.flatten() for m in wanted)
+    leads = (first - second > 0.03).nonzero().flatten()
+    order = leads[first[leads].argsort(stable=True)]
+    assert found["columns"][0] == len(leads) > 0
+    assert found["rows"][0] == pytest.approx(first[order].tolist(), abs=6e-4)
+    page = (run / "report.html").read_text()
+    for part in ("Modulated filters", "Scale γ", "Shift β", "Group 2", "Sorted comparison of scales", "emoji/run"):
+        assert part in page, part
+    code, text, err = call(capsys, "explain", run, "--beside", run)
+    assert code == 0 and "No run leads the others" in (run / "report.html").read_text()
+    for words, message in ((("--out", tmp_path / "figures"), "means nothing for run"), (("--top", 2), "top '2' means"),
+                           (("--seed", 1), "seed '1' means"), (("--beside", place), "no modulated filters to compare")):
+        code, _, err = call(capsys, "explain", run, *words)
+        assert code in (2, 4) and message in err and not (tmp_path / "figures").exists(), err
+
+
+def test_classes_whose_names_make_one_folder_stay_apart(tmp_path: Path, capsys: Capture) -> None:
+    assert class_folders(["a b", "a_b", "!", "?", "x", "X"]) == ["a_b_0", "a_b_1", "__2", "__3", "x_4", "X_5"]
+    images = write_images(tmp_path / "images", {"a b": 5, "a_b": 5, "c": 5})
+    gt.adapt(make_source("gp_gan"), images, "adafm", tmp_path / "run", **SHORT)
+    code, text, err = call(capsys, "sample", tmp_path / "run", "--augment-to", 7, "--out", tmp_path / "more")
+    assert code == 0 and "7 style-mixed images in 3 folders" in text, err
+    counts = {folder.name: len(list(folder.glob("*.png"))) for folder in (tmp_path / "more").iterdir()}
+    assert set(counts) == {"a_b_0", "a_b_1", "c"} and sum(counts.values()) == 7
+    code, text, err = call(capsys, "sample", tmp_path / "run", "--augment-to", 2, "--out", tmp_path / "two")
+    assert code == 0 and "2 style-mixed images in 2 folders" in text, err
+    mixing = ("--mix-styles", "0,1:2,3,4", "--out", tmp_path / "mix.png")
+    code, text, err = call(capsys, "sample", tmp_path / "run", *mixing)
+    with Image.open(tmp_path / "mix.png") as picture:
+        assert picture.size[0] > picture.size[1], err
+
+
+def test_a_scratch_start_trains_every_filter(tmp_path: Path) -> None:
+    """A modulation behind a norm would keep random filters for ever."""
+    gan, target = make_source("hierarchical"), Target(6, ("a", "b"), 32, 1)
+    fields = {"start": "scratch", "head": "source", "general_g": 3}
+    with pytest.raises(UsageError, match="would freeze them; add --modulation none"):
+        AdaFM(**fields).reshape([gan], target)
+    fields["modulation"] = "none"
+    parts = assemble(tmp_path / "run", gan, make_data(tmp_path / "images"), "adafm", fields, steps=1)
+    trained = {id(p) for group in parts.trainer.plan.groups.values() for p in group.params}
+    left = [k for k, p in parts.trainer.generator.named_parameters() if id(p) not in trained]
+    assert not left, left
 
 
 def test_a_grey_target_of_a_colour_source(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,21 @@ def _augmented(gan: Any, classes: list[str | int], out: Path, settings: dict[str
 
     images = style_augment(gan, settings["augment_to"], settings.get("seed", 0), settings.get("style_groups"), classes,
                            settings.get("truncation", 1.0))
+    folders = class_folders(gan.classes)
+    used = set()
     for number, mixed in enumerate(images):
-        file = out / re.sub(r"[^\w-]", "_", gan.classes[mixed.label]) / f"{number:05d}.png"
+        file = out / folders[mixed.label] / f"{number:05d}.png"
+        used.add(mixed.label)
         _write(file, lambda mixed=mixed, file=file: _picture(mixed.image, settings.get("scale") or 1).save(file))
-    say(f"{out}: {settings['augment_to']} style-mixed images in {len(classes)} "
-        f"folder{'s' if len(classes) > 1 else ''}")
+    say(f"{out}: {settings['augment_to']} style-mixed images in {len(used)} folder{'s' if len(used) > 1 else ''}")
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """A folder's name for every class: its own where that can be one, with its number where two would be the same (for
+    some file systems also those that differ in case alone)."""
+    plain = [re.sub(r"[^\w-]", "_", name) for name in classes]
+    taken = Counter(name.casefold() for name in plain)
+    return [name if name and taken[name.casefold()] == 1 else f"{name}_{i}" for i, name in enumerate(plain)]
 
 
 def _animation(gan: Any, classes: list[str | int], out: Path, settings: dict[str, Any]) -> None:

@@ -16,9 +16,10 @@ Row = dict[str, Any]
 # Colours that differ in hue and lightness, for light and dark pages; a second round of rows is dashed.
 LIGHT = ("#1d5fa8", "#b4530f", "#2f7d4f", "#8a3d9c", "#a32b3a", "#6b6f00", "#0f7f8c", "#55606c")
 DARK = ("#7db3f5", "#f0a468", "#7fcf9c", "#d59ae3", "#f28b95", "#cfd35a", "#67c9d6", "#aab4be")
-DISTANCES = ("Fréchet distances on the reported split, mean ± standard deviation over seeds. Bold: the smallest. Grey: "
-             "not shown to differ from it, for want of seeds or of a difference (bootstrap over paired seeds, and "
-             "Student's p-value with Holm's correction over all pairs of rows, 95 %).")
+DISTANCES = ("Fréchet distances of the best generators on the reported split, mean ± standard deviation over seeds. "
+             "Bold: the smallest. Grey: not shown to differ from it, for want of seeds or of a difference (bootstrap "
+             "over paired seeds, and Student's p-value with Holm's correction over all pairs of rows, 95 %). At the "
+             "end: the last generators', on the split of the curves.")
 SPEED = ("On the selection split, mean over seeds (smallest to largest), of factors the geometric mean. Seconds are "
          "training time alone. Differences of distances are tested as above, over the pairs named here.")
 FINE = 25  # iterations between evaluations, above which a best iteration is said to be known only roughly
@@ -199,10 +200,10 @@ def _table(task: Row, marks: dict[str, str]) -> str:
     lines = []
     for row in task["rows"]:
         cells = [f"{row['finished']}/{row['seeds']}", number(row["before"]), _distance(row, task["ranking"]),
-                 _with_range(row["best_step"], row["best_step_range"]), duration(row["seconds"])]
+                 _with_range(row["best_step"], row["best_step_range"]), number(row["last"]), duration(row["seconds"])]
         lines.append((marks[row["label"]] + escape(row["label"]), cells))
-    lines.append((FLOOR, ["", "", number(task["floor"]), "", ""]))
-    return _rows(("", "runs", "before", "distance", "best at iteration", "time"), lines)
+    lines.append((FLOOR, ["", "", number(task["floor"]), "", number(task["selection_floor"]), ""]))
+    return _rows(("", "runs", "before", "distance", "best at iteration", "at the end", "time"), lines)
 
 
 def _with_range(value: Any, ends: Any) -> str:

@@ -127,7 +127,7 @@ def rows_csv(result: Row) -> str:
                 "task": task["name"], "label": row["label"], "method": row["method"], "seeds": row["seeds"],
                 "finished": row["finished"], "before": row["before"], "distance": row["distance"],
                 "distance_std": row["distance_spread"], "floor": task["floor"], "best_step": row["best_step"],
-                "best_step_low": low, "best_step_high": high, "seconds": row["seconds"],
+                "best_step_low": low, "best_step_high": high, "last": row["last"], "seconds": row["seconds"],
                 **_test_columns("to_best", tests.get(row["label"])), "protocol": task["protocol"]})
     return _csv(lines, ["task", "label"])
 
@@ -200,6 +200,7 @@ def _row(label: str, entries: Sequence[Row]) -> Row:
         "distance_range": [min(distances), max(distances)] if distances else None,
         "before": mean("before"), "floor": mean("floor"), "best_step": None if best is None else round(best),
         "best_step_range": [min(best_steps), max(best_steps)] if best_steps else None,
+        "last": statistics.fmean(ends) if (ends := [e["curve"][-1]["distance"] for e in done if e["curve"]]) else None,
         "seconds": mean("seconds"), "curve": mean_curve([e["curve"] for e in done or entries]),
     }
 

@@ -166,7 +166,8 @@ def adafm(g: State, d: State | None, settings: Mapping[str, Any]) -> Converted:
     The modulation is still in place, so that it can be trained on; `GAN.save_pretrained` folds it. Labels, which that
     code embeds and does not use, are left out.
     """
-    _need(g, ("small_fc.weight", "small_embedding.weight", "small_style.1.linear.weight", "conv_img.weight"),
+    _need(g, ("small_fc.weight", "small_embedding.weight", "small_style.1.linear.weight", "small_net_2.conv_0.weight",
+              "conv_img.weight"),
           "style-head generator")
     groups = sorted(numbered(g, r"resnet_(\d)_0\.conv_0\.weight"))
     blocks = len(numbered(g, r"small_net_(\d+)\.conv_0\.weight"))

@@ -6,7 +6,9 @@ state dict loads key by key. A generator with a style head (Zhao, Cong, Carin, I
 has `specific` in place of the label embedding, `fc` and the first groups.
 
 Differs from the original: one or three image channels; float label embeddings also where the code has none; nearest
-up-sampling and the convolution after it are one (see `gantransfer.layers`), which changes results only by rounding.
+up-sampling and the convolution after it are one (see `gantransfer.layers`), which changes results only by rounding. In
+training fakes' labels are drawn uniformly, where the code takes those of the batch of real images: the same
+distribution for classes of equal size.
 """
 
 from __future__ import annotations

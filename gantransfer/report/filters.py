@@ -69,8 +69,10 @@ def box_chart(boxes: Sequence[tuple[str, Row]], title: str, neutral: float) -> s
 def _sorted(compared: Row) -> str:
     """Rows of runs, columns of scales: the strips of Appendix E; empty where nothing was compared."""
     names, rows = [str(name) for name in as_list(compared.get("runs"))], as_list(compared.get("rows"))
-    if len(names) < 2 or len(rows) != len(names) or not as_list(rows[0]):
+    if len(names) < 2 or len(rows) != len(names):
         return ""
+    if not as_list(rows[0]):
+        return "<p>No run leads the others in any scale.</p>"
     if any(len(as_list(row)) != len(rows[0]) or not all(finite(v) for v in row) for row in rows):
         return ""
     per = -(-len(rows[0]) // MOST_COLUMNS)
