@@ -1,12 +1,16 @@
 """Tables of a comparison, rows x targets, as Markdown.
 
-    python benchmarks/tables.py results/minegan/single --metrics frechet,kmmd,mv
+    python benchmarks/tables.py results/minegan/single --metrics frechet,kmmd,mv --by-target
     python benchmarks/tables.py results/transfergan/conditional --at 100,300,1000
-    python benchmarks/tables.py results/papers/table1 --fewer transfergan=scratch
+    python benchmarks/tables.py results/papers/table1 --fewer transfergan=scratch --at 1000
 
-A cell is the mean over seeds, with the standard deviation where there are two or more: of final metrics (of the kept
-generator), or with ``--at`` of the distance measured at these iterations. ``--fewer A=B`` tells, for targets called
-``<anything>x<images per class>``, the fewest images per class with which row A is as good as B with each number.
+A cell is the mean over seeds, with the standard deviation where there are two or more: of final metrics of the kept
+generator, or with ``--at`` of the distance at these iterations, on the split of the curves. The last row is that of
+real images against real ones. ``--by-target`` puts all metrics into one table, the form of MineGAN's Table 1.
+
+``--fewer A=B`` tells, for targets called ``<anything>x<images per class>``, the fewest images per class with which row
+A is as good as B with each number, and how many times fewer that is. Sizes that were measured against training images,
+where nothing was left to hold out, say nothing of that and are left out.
 """
 
 from __future__ import annotations
@@ -19,42 +23,71 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-Table = dict[str, dict[str, list[float]]]  # row -> target -> one value for each seed
+REAL = "real images"
+Values = dict[str, dict[str, list[float]]]  # row -> target -> one value for each seed
+
+
+class Missing(Exception):
+    """What was asked for is not in the record."""
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The finished cells."""
+    """The finished cells, with their results and the lines of their curves."""
     told = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    return [cell for cell in told["cells"] if cell["status"] == "finished"]
+    cells = [cell for cell in told["cells"] if cell["status"] == "finished"]
+    for cell in cells:
+        place = folder / cell["name"]
+        lines = map(json.loads, (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        cell["curve"] = [line for line in lines if line["split"] in ("select", "training")]
+        rows = json.loads((place / "result.json").read_text(encoding="utf-8")).get("rows", [])
+        cell["floors"] = {row["metric"]: row["floor"] for row in rows}
+    return cells
 
 
-def of_metric(cells: list[dict[str, Any]], name: str) -> Table:
-    """A final metric."""
-    table: Table = defaultdict(lambda: defaultdict(list))
+def of_metric(cells: list[dict[str, Any]], name: str) -> Values:
+    """A final metric, and what real images have of it."""
+    found: Values = defaultdict(lambda: defaultdict(list))
+    floors: Values = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         if cell["metrics"].get(name) is not None:
-            table[cell["label"]][cell["task"]].append(cell["metrics"][name])
-    return table
+            found[cell["label"]][cell["task"]].append(cell["metrics"][name])
+            if cell["floors"].get(name) is not None:
+                floors[REAL][cell["task"]] = [cell["floors"][name]]
+    if not found:
+        names = sorted({name for cell in cells for name in cell["metrics"]})
+        raise Missing(f"no run has metric '{name}'; have: {', '.join(names)}")
+    return {**found, **floors}
 
 
-def of_iteration(folder: Path, cells: list[dict[str, Any]], step: int) -> Table:
-    """The distance measured at iteration `step`."""
-    table: Table = defaultdict(lambda: defaultdict(list))
+def of_iteration(cells: list[dict[str, Any]], step: int) -> Values:
+    """The distance measured at iteration `step`, on the split of the curves."""
+    found: Values = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        lines = (folder / cell["name"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        for line in map(json.loads, lines):
-            if line["step"] == step and line["split"] == "select":
-                table[cell["label"]][cell["task"]].append(line["frechet"])
-    return table
+        for line in cell["curve"]:
+            if line["step"] == step:
+                found[cell["label"]][cell["task"]].append(line["frechet"])
+    if not found:
+        steps = sorted({line["step"] for cell in cells for line in cell["curve"]})
+        near = sorted(steps, key=lambda other: abs(other - step))[:3]
+        raise Missing(f"no run was measured at iteration {step}; nearest are {', '.join(map(str, sorted(near)))}")
+    return found
 
 
-def markdown(table: Table, title: str) -> str:
-    """`table` under a heading; a dash where nothing was run."""
-    targets = list(dict.fromkeys(target for row in table.values() for target in row))
+def markdown(values: Values, title: str) -> str:
+    """A table under a heading; a dash where nothing was run."""
+    targets = list(dict.fromkeys(target for row in values.values() for target in row))
     lines = [f"| {title} | " + " | ".join(targets) + " |", "|---" * (1 + len(targets)) + "|"]
-    for label, row in table.items():
+    for label, row in values.items():
         lines.append(f"| {label} | " + " | ".join(_cell(row.get(target, [])) for target in targets) + " |")
     return "\n".join(lines)
+
+
+def by_target(metrics: dict[str, Values]) -> Values:
+    """Several metrics as columns: target by target, metric by metric."""
+    targets = list(dict.fromkeys(target for of in metrics.values() for row in of.values() for target in row))
+    labels = list(dict.fromkeys(label for of in metrics.values() for label in of if label != REAL)) + [REAL]
+    return {label: {f"{target}: {name}": of.get(label, {}).get(target, []) for target in targets
+                    for name, of in metrics.items()} for label in labels}
 
 
 def _cell(values: list[float]) -> str:
@@ -63,40 +96,59 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
-def fewer(table: Table, row: str, other: str) -> list[str]:
+def fewer(values: Values, row: str, other: str) -> list[str]:
     """How many images per class `row` needs to be as good as `other`, for every group of targets and size."""
+    for label in (row, other):
+        if label not in values:
+            raise Missing(f"no row is called '{label}'; have: {', '.join(label for label in values if label != REAL)}")
     sizes: dict[str, dict[int, str]] = defaultdict(dict)
-    for target in table[row]:
+    for target in values[row]:
         if found := re.fullmatch(r"(.*)x(\d+)", target):
             sizes[found[1]][int(found[2])] = target
     lines = []
     for group, targets in sizes.items():
+        own = {n: mean(values[row][target]) for n, target in sorted(targets.items())}
+        steady = all(b <= a for a, b in zip(own.values(), list(own.values())[1:], strict=False))
+        shown = ", ".join(f"{n} images per class {value:.3g}" for n, value in own.items())
+        lines.append(f"{group}: {row} with {shown}" + ("" if steady else " (not better with every image more)"))
         for size, target in sorted(targets.items()):
-            if not table[other].get(target):
+            if not values[other].get(target):
                 continue
-            wanted = mean(table[other][target])
-            enough = [n for n, t in sorted(targets.items()) if mean(table[row][t]) <= wanted]
-            lines.append(f"{group}: {other} with {size} images per class {wanted:.3g}; {row} is as good "
-                         + (f"with {enough[0]}" if enough else "with none of these sizes"))
+            wanted = mean(values[other][target])
+            enough = [n for n, value in own.items() if value <= wanted]
+            told = f"with {enough[0]}, {size / enough[0]:.3g} times fewer" if enough else "with none of these sizes"
+            lines.append(f"  {other} with {size} images per class {wanted:.3g}; {row} is as good {told}")
     return lines
+
+
+def tables(folder: Path, metrics: list[str], at: list[int], pair: str, one_table: bool) -> list[str]:
+    """What the command prints."""
+    cells = read(folder)
+    if pair:
+        if pair.count("=") != 1:
+            raise Missing(f"--fewer is '{pair}'; write A=B, two rows")
+        held = [cell for cell in cells if "reference=training-images" not in (cell["protocol"] or "")]
+        values = of_iteration(held, at[0]) if at else of_metric(held, "frechet")
+        return ["\n".join(fewer(values, *pair.split("=")))]
+    if at:
+        return [markdown(of_iteration(cells, step), f"at iteration {step}") for step in at]
+    found = {name: of_metric(cells, name) for name in metrics}
+    return [markdown(by_target(found), "")] if one_table else [markdown(of, name) for name, of in found.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=Path)
     parser.add_argument("--metrics", default="frechet")
+    parser.add_argument("--by-target", action="store_true")
     parser.add_argument("--at", default="", help="iterations, with commas")
     parser.add_argument("--fewer", default="", help="A=B")
-    arguments = parser.parse_args()
-    cells = read(arguments.comparison)
-    if arguments.fewer:
-        print("\n".join(fewer(of_metric(cells, "frechet"), *arguments.fewer.split("="))))
-    elif arguments.at:
-        for step in map(int, arguments.at.split(",")):
-            print(markdown(of_iteration(arguments.comparison, cells, step), f"at iteration {step}") + "\n")
-    else:
-        for name in arguments.metrics.split(","):
-            print(markdown(of_metric(cells, name), name) + "\n")
+    a = parser.parse_args()
+    try:
+        at = [int(step) for step in a.at.split(",") if step]
+        print("\n\n".join(tables(a.comparison, a.metrics.split(","), at, a.fewer, a.by_target)))
+    except Missing as error:
+        raise SystemExit(f"tables: {error}") from None
 
 
 if __name__ == "__main__":

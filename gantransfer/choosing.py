@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gantransfer import runs
 from gantransfer.api import Progress, adapt
 from gantransfer.data import ImageData
 from gantransfer.errors import DataError, ModelError, UsageError
@@ -32,14 +33,16 @@ from gantransfer.sources import GAN
 EVIDENCE = ("frechet", "kid", "precision", "recall", "coverage")
 ORDERING = ("frechet", "coverage", "probe")
 SHOWN = 24  # samples of a source in its grid
+OWN = "own"
 FEWEST = 8  # images of the target: fewer say nothing at all
-CAN = ("The distance compares what a source draws now with the target (TransferGAN, Table 5); coverage says how much "
-       "of the target lies near something that it draws; the order is by the mean of their ranks, and of the probe's "
-       "where there is one.")
+CAN = ("The distance compares what a source draws now with the target (TransferGAN, Table 5); coverage, like recall, "
+       "says how much of the target lies near something that it draws, which a later study found to foretell the "
+       "outcome best (Grigoryev, Voynov, Babenko, ICLR 2022); the order is by the mean of the ranks of distance and "
+       "coverage, and of the probe's where there is one.")
 CANNOT = (
     "None of this has been adapted: it says where adaptation starts, not where it ends. In the paper's Table 5 the "
-    "smallest distance named the best source for three targets of four, and was wrong for the one that was far from "
-    "every source.",
+    "smallest distance named the best source for three targets of four, and was wrong for the one whose sources all "
+    "ended close together (Cityscapes).",
     "A source's own quality and its real images are shown and do not count: the first is seldom measured with the same "
     "protocol, the second leaves out what the generator lost.",
     "Differences within the spread of two draws are none. Features that do not know the target's kind of image can be "
@@ -61,7 +64,7 @@ def rank_sources(
         features: what sees the images. n_fake: samples of each source and draw; None: as many as there are target
             images, 1000 to 5000.
         seed: of the samples; two draws are made, and their difference is the spread.
-        source_data: for each source its real images, or None.
+        source_data: for each source its real images, `OWN` for those that its run was trained on, or None.
         probe: iterations of a mined probe (`minegan` without fine-tuning) of every source; 0: none.
         out: HTML page to write, with samples of every source.
         progress: called with {"event": "message", "text"}.
@@ -105,12 +108,13 @@ def rank_sources(
             row, fake = measured.evidence(gan)
             own = _known_quality(source, gan)
             if source_data and source_data[number] is not None:
-                row["real_frechet"], own = measured.beside_real(source_data[number], fake, size, channels)
+                theirs = _real_images(source_data[number], name, source, size, channels)
+                row["real_frechet"], own = measured.beside_real(theirs, fake)
             row |= {"name": name, "own": own, "classes": gan.generator.num_classes, "resolution": size,
                     "channels": channels}
             if probe:
                 say(f"mining {name} for {probe} iterations")
-                row["probe"] = _probe(gan, images, measured, probe, seed, row["frechet"])
+                row["probe"] = _probe(gan, images, measured, probe, seed, fake)
             grids[name] = _samples(gan, seed)
             rows.append(row)
     ordered_by = _order(rows)
@@ -197,10 +201,8 @@ class _Target:
             raise DataError(f"no distance to the target can be computed: {self.warnings[-1]}")
         return row, draws[0]
 
-    def beside_real(self, data: str | Path | ImageData, fake: FeatureSet, size: int,
-                    channels: int) -> tuple[float | None, dict[str, Any]]:
+    def beside_real(self, images: ImageData, fake: FeatureSet) -> tuple[float | None, dict[str, Any]]:
         """Distance of a source's real images to the target, and its own quality measured with them."""
-        images = data if isinstance(data, ImageData) else ImageData(data, size=size, channels=channels)
         images = images.unlabelled() if images.labelled else images
         own = collect.features_of_data(images, self.extractor)
         protocol = protocol_of(self.extractor, len(own), self.n_fake, self.seed, "given images")
@@ -208,14 +210,44 @@ class _Target:
                 {"frechet": self.value("frechet", own, fake), "protocol": protocol})
 
 
+def _run_folders(source: GAN | Run | str | Path) -> list[Path]:
+    """The directory of the pre-training run that a source is the model of; none for another source."""
+    known = source.origin if isinstance(source, GAN) else source.path if isinstance(source, Run) else source
+    place = Path(known)
+    if not str(known) or not place.is_dir():
+        return []
+    places = (place, place.parent) if place.name == "model" else (place,)
+    return [folder for folder in places if (folder / "model").is_dir()]
+
+
+def _real_images(data: str | Path | ImageData, name: str, source: GAN | Run | str | Path, size: int,
+                 channels: int) -> ImageData:
+    """A source's real images in the sources' size and channels.
+
+    Raises:
+        DataError: images of another size or channels, or none to be found for `OWN`.
+    """
+    if isinstance(data, ImageData):
+        if (data.size, data.channels) != (size, channels):
+            raise DataError(f"the real images of {name} are {data.size} px with {data.channels} channel(s), the "
+                            f"sources draw {size} px with {channels}; load them with these")
+        return data
+    if str(data) != OWN:
+        return ImageData(data, size=size, channels=channels)
+    for folder in _run_folders(source):
+        if (folder / "config.yaml").is_file():
+            return ImageData(**runs.Job.from_config(runs.read_config(folder)).data)
+    raise DataError(f"source '{name}' is no pre-training run's, so that its own images are not known; give their path, "
+                    "or '-'")
+
+
 def _known_quality(source: GAN | Run | str | Path, gan: GAN) -> dict[str, Any] | None:
     """The distance that a source's own run or card has on record, with its protocol."""
     if "frechet" in gan.card:
         return {"frechet": gan.card["frechet"], "protocol": gan.card.get("protocol")}
-    place = source.path if isinstance(source, Run) else Path(gan.origin if isinstance(source, GAN) else source)
-    for folder in (place, place.parent):
+    for folder in _run_folders(source):
         file = folder / "result.json"
-        if (folder / "model").is_dir() and file.is_file():
+        if file.is_file():
             result = json.loads(file.read_text(encoding="utf-8"))
             found = [row["after"] for row in result.get("rows", ()) if row.get("metric") == "frechet"]
             return {"frechet": found[0], "protocol": result.get("protocol")} if found else None
@@ -223,9 +255,9 @@ def _known_quality(source: GAN | Run | str | Path, gan: GAN) -> dict[str, Any] |
 
 
 def _probe(gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int,
-           before: float) -> dict[str, Any] | None:
-    """The distance after `steps` iterations of mining alone, and by what share that is nearer; None, with a warning,
-    for a source that cannot be mined."""
+           before: FeatureSet) -> dict[str, Any] | None:
+    """The distance after `steps` iterations of mining alone, and by what share that is nearer than samples `before` of
+    the same seed; None, with a warning, for a source that cannot be mined."""
     if gan.discriminator is None:
         measured.warnings.append(f"{gan.origin or 'a source'} has no discriminator, so it was not probed")
         return None
@@ -236,8 +268,9 @@ def _probe(gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int
         except ModelError as error:
             measured.warnings.append(f"{gan.origin or 'a source'} was not probed ({error})")
             return None
-        after = measured.value("frechet", measured.real, measured.drawn(run.gan, seed))
-    return {"steps": steps, "frechet": after, "closes": None if after is None else 1 - after / before}
+        after, start = (measured.value("frechet", measured.real, features)
+                        for features in (measured.drawn(run.gan, seed), before))
+    return {"steps": steps, "frechet": after, "closes": None if None in (after, start) else 1 - after / start}
 
 
 def _samples(gan: GAN, seed: int) -> Any:

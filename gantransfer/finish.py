@@ -31,7 +31,7 @@ from gantransfer.sampling import sampler
 from gantransfer.sources import GAN
 from gantransfer.style_mixing import style_groups, style_picture
 from gantransfer.trainer import Progress, Trainer
-from gantransfer.weights import write_json
+from gantransfer.weights import read_json, write_json
 
 SELECT_SEED, REPORT_SEED = 1_000, 2_000
 SELECT_FAKES = 1000
@@ -133,6 +133,8 @@ def finish(parts: Parts, folder: Path, evaluator: Evaluator | None, report: Call
                 (folder / "samples" / "before.png").write_bytes(first.read_bytes())
         adaptation(folder / "samples")
         result = _result(parts, best, sizes, evaluator, folder)
+        if parts.job.kind == "pretrain":
+            _tell_quality(folder / "model" / "config.json", result)
         if diverged:
             result["diverged"] = diverged
             result["warnings"].insert(0, diverged)
@@ -159,6 +161,14 @@ def _save(parts: Parts, best: nn.Module, folder: Path) -> dict[str, int]:
         folder / "adapter", best, parts.gans, [parts.job.source, *parts.job.others], parts.method, parts.job.method,
         parts.target,
     )
+
+
+def _tell_quality(file: Path, result: dict[str, Any]) -> None:
+    """Add the distance to a model's card, so that it is known wherever the model goes."""
+    found = [row["after"] for row in result["rows"] if row["metric"] == "frechet"]
+    if found:
+        config = read_json(file)
+        write_json({**config, "card": {**config["card"], "frechet": found[0], "protocol": result["protocol"]}}, file)
 
 
 def _mining(parts: Parts, best: nn.Module, folder: Path) -> None:

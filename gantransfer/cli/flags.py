@@ -27,7 +27,8 @@ class Flag:
         kind: type of the value: int, float, str, bool, a tuple or list of them, optionally with None.
         default: what the library takes when the flag is absent, for the help text only.
         choices: the allowed values, if few. low: the smallest allowed number.
-        repeat: may be given several times; the value is then a list.
+        repeat: may be given several times; the value is then a list. words: every word up to the next flag
+            belongs to the list.
         group: heading in the help text.
     """
 
@@ -40,6 +41,7 @@ class Flag:
     short: str = ""
     metavar: str = ""
     repeat: bool = False
+    words: bool = False
     group: str = "flags"
 
     @property

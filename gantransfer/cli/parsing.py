@@ -68,6 +68,8 @@ class Words:
             self.given.append((name, queue.pop(0) if explicit else "true"))
         elif queue and not (queue[0].startswith("--") and len(queue[0]) > 2):
             self.given.append((name, queue.pop(0)))
+            while flag.words and queue and (queue[0] == "-" or not queue[0].startswith("-")):
+                self.given.append((name, queue.pop(0)))
         else:
             raise UsageError(f"{flag.option} needs a value ({flag.help}); see '{self.command} --help'")
 
@@ -163,7 +165,7 @@ def _from_words(split: Words) -> dict[str, Any]:
     for name, text in split.given:
         flag = split.known[name]
         value = convert(flag, text, flag.option)
-        settings[name] = [*settings.get(name, []), *value] if flag.repeat else value
+        settings[name] = [*settings.get(name, []), *value] if flag.repeat or flag.words else value
     return settings
 
 

@@ -463,7 +463,7 @@ class WGANGP:
     # TransferGAN, section 4.1 (source models: 50,000 iterations); the betas are its code's.
     published: ClassVar[dict[str, Any]] = {
         "batch_size": 128, "steps": 50_000, "lr_g": 1e-4, "lr_d": 1e-4, "class_lr_scale_g": 1.0,
-        "class_lr_scale_d": 1.0, "beta2": 0.9, "d_steps": 5, "gp_weight": 10.0, "augment": "",
+        "class_lr_scale_d": 1.0, "beta2": 0.9, "d_steps": 5, "gp_weight": 10.0, "augment": "", "ema_decay": 0.0,
     }
     shorthand: ClassVar[dict[str, str]] = {}
     build_generator = staticmethod(build_generator)

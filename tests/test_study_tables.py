@@ -1,0 +1,109 @@
+"""The tables that the studies' texts quote: `benchmarks/tables.py`, `minegan_shares.py`, `transfergan_ranks.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.transfergan_ranks import against, agreement, reached, spearman
+
+
+def study(folder: Path, values: dict[str, dict[str, list[float]]], training: tuple[str, ...] = ()) -> Path:
+    """A record: row -> target -> distance by seed; curves fall from twice the distance in two evaluations."""
+    cells = []
+    for label, of in values.items():
+        for task, distances in of.items():
+            for seed, distance in enumerate(distances):
+                name = f"{task}/{label}-seed{seed}"
+                (folder / name).mkdir(parents=True)
+                split = "training" if task in training else "select"
+                lines = [{"step": step, "split": split, "frechet": value} for step, value in
+                         ((0, 9 * distance), (100, 2 * distance), (200, distance))]
+                (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                rows = [{"metric": "frechet", "floor": 0.5}, {"metric": "mv", "floor": 0.9}]
+                (folder / name / "result.json").write_text(json.dumps({"rows": rows}))
+                reference = "training-images" if task in training else "held-out"
+                cells.append({"name": name, "label": label, "task": task, "status": "finished", "seed": seed,
+                              "protocol": f"reference={reference}", "metrics": {"frechet": distance, "mv": 0.7}})
+    cells.append({"name": "x", "label": "never", "task": "t", "status": "failed", "metrics": {}})
+    (folder / "compare.json").write_text(json.dumps({"cells": cells}))
+    return folder
+
+
+@pytest.fixture
+def sizes(tmp_path: Path) -> Path:
+    tasks = ("script-10x10", "script-10x100", "script-10x600")
+    values = {"transfergan": ([14.0], [8.0, 10.0], [1.0]), "scratch": ([20.0], [13.0], [2.0])}
+    return study(tmp_path, {row: dict(zip(tasks, of, strict=True)) for row, of in values.items()}, training=tasks[2:])
+
+
+def test_means_with_their_spread_and_real_images(sizes: Path) -> None:
+    (text,) = tables.tables(sizes, ["frechet"], [], "", False)
+    assert text.splitlines()[2] == "| transfergan | 14 | 9 ± 1.4 | 1 |"
+    assert text.splitlines()[-1] == "| real images | 0.5 | 0.5 | 0.5 |"
+    (text,) = tables.tables(sizes, ["frechet", "mv"], [], "", True)
+    assert "script-10x100: frechet | script-10x100: mv" in text.splitlines()[0]
+    assert text.splitlines()[-1].startswith("| real images | 0.5 | 0.9 |")
+
+
+def test_distances_on_the_way_on_either_split(sizes: Path) -> None:
+    first, second = tables.tables(sizes, ["frechet"], [100, 200], "", False)
+    assert first.splitlines()[2] == "| transfergan | 28 | 18 ± 2.8 | 2 |" and "at iteration 200" in second
+
+
+def test_how_many_images_fewer(sizes: Path) -> None:
+    """Against held-out images alone: with 600 per class none are left."""
+    (text,) = tables.tables(sizes, ["frechet"], [], "transfergan=scratch", False)
+    assert "script-10: transfergan with 10 images per class 14, 100 images per class 9" in text and "600" not in text
+    assert "scratch with 10 images per class 20; transfergan is as good with 10, 1 times fewer" in text
+    assert "scratch with 100 images per class 13; transfergan is as good with 100, 1 times fewer" in text
+    (text,) = tables.tables(sizes, ["frechet"], [100], "scratch=transfergan", False)
+    assert "transfergan with 10 images per class 28; scratch is as good with 100, 0.1 times fewer" in text
+    assert "with none of these sizes" in text
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((["fid"], [], "", False), "no run has metric 'fid'; have: frechet, mv"),
+    ((["frechet"], [150], "", False), "no run was measured at iteration 150; nearest are 0, 100, 200"),
+    ((["frechet"], [], "a=scratch", False), "no row is called 'a'; have: transfergan, scratch"),
+    ((["frechet"], [], "scratch", False), "write A=B"),
+])
+def test_what_is_not_recorded_is_said(sizes: Path, arguments: tuple, message: str) -> None:
+    with pytest.raises(tables.Missing, match=message):
+        tables.tables(sizes, *arguments)
+
+
+def test_correlation_of_ranks() -> None:
+    assert spearman([1, 2, 3], [10, 20, 30]) == 1 and spearman([1, 2, 3], [3, 2, 1]) == -1
+    assert spearman([1, 1, 2], [1, 1, 5]) == 1  # ties share their mean rank
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+    assert spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
+
+
+def test_evidence_and_outcome_are_matched_by_source() -> None:
+    """Small distances are good, large coverage is; evidence that a source lacks is left out."""
+    rows = {"a": {"frechet": 1.0, "coverage": 0.9, "probe": None, "mean_rank": 1.0},
+            "b": {"frechet": 2.0, "coverage": 0.5, "probe": 3.0, "mean_rank": 2.0},
+            "c": {"frechet": 3.0, "coverage": 0.7, "probe": 4.0, "mean_rank": 3.0}}
+    found = agreement(rows, {"c": 30.0, "a": 10.0, "b": 20.0})
+    assert found == {"frechet": 1.0, "coverage": pytest.approx(0.5), "mean_rank": 1.0}
+
+
+def test_two_sources_against_each_other() -> None:
+    """Over targets and seeds, as factors; sources go by their directory's name."""
+    found = against({"x": {"runs/dense/model": [10.0, 12.0], "runs/diverse/model": [20.0, 24.1]},
+                     "y": {"runs/dense/model": [5.0], "glyph80-32": [1.0]}}, "dense", "diverse")
+    assert found["count"] == 2 and found["mean"] == pytest.approx((0.5 * 12 / 24.1) ** 0.5)
+    assert against({"y": {"runs/dense/model": [5.0]}}, "dense", "diverse") is None
+
+
+def test_what_was_reached_by_target_source_and_seed() -> None:
+    tasks = [{"name": "a-x", "data": "x", "source": "a"}, {"name": "b-x", "data": "x", "source": "b"}]
+    cells = [{"task": "a-x", "label": "t", "status": "finished", "distance": 1.0},
+             {"task": "b-x", "label": "t", "status": "finished", "distance": 2.0},
+             {"task": "b-x", "label": "scratch", "status": "finished", "distance": 9.0},
+             {"task": "a-x", "label": "t", "status": "failed"}]
+    assert reached({"tasks": tasks, "cells": cells}, "t") == {"x": {"a": [1.0], "b": [2.0]}}
