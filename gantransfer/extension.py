@@ -92,35 +92,48 @@ def with_target_classes(source: Source, classes: int, init: str, seed: int, **ch
 
 
 def transfer_notes(name: str, source: nn.Module | None, network: nn.Module, init: str) -> list[str]:
-    """What of `network` was copied from `source`, combined from its class rows, or newly initialised: one line each,
-    for the run's record. Found by content; `init` is how new rows started (one of `ROW_INITS`)."""
+    """What of `network` was copied from `source`, combined from its class rows, or newly initialised, and what of the
+    source is not in it: one line each, for the run's record. Found by content; `init` is how new rows started (one of
+    `ROW_INITS`)."""
     old = {} if source is None else dict(source.named_parameters())
-    copied, combined, new = [], [], []
-    for key, param in network.named_parameters():
-        before = old.get(key, old.get(f"{key}.weight", old.get(key.removesuffix(".weight"))))  # a table, or one row
-        if before is None:
-            new.append(key)
+    own = dict(network.named_parameters())
+    fresh = {id(p) for p in class_parameters(network)} if init == "random" else set()
+    if init == "random" and getattr(network, "classifier", None) is not None:
+        fresh |= {id(p) for p in network.classifier.parameters()}
+    found: dict[str, list[str]] = {"copied": [], "spread": [], "combined": [], "new": []}
+    rows = "new" if init == "random" else "combined"
+    for key, param in own.items():
+        one, table = old.get(key.removesuffix(".weight")), old.get(f"{key}.weight")
+        before = old.get(key)
+        if before is None and table is None and one is None or id(param) in fresh:
+            found["new"].append(key)
+        elif before is None:  # one affine where there was a row for each class, or a row for each where there was one
+            found[rows if table is not None else "spread"].append(key)
         elif before.shape == param.shape and torch.equal(before, param):
-            copied.append(key)
-        elif _same_columns(before, param):
-            copied.append(key)
-            if param.shape[1] > before.shape[1]:
-                new.append(f"{key} from column {before.shape[1]}")
+            found["copied"].append(key)
+        elif width := _same_columns(before, param, getattr(network, "z_dim", 0)):
+            found["copied"].append(key)
+            if param.shape[1] > width:  # of labels beside the latent, whose columns are the classes' rows
+                labelled = before.shape[1] > width
+                found[rows if labelled else "new"].append(f"{key} from column {width}")
         else:
-            (new if init == "random" else combined).append(key)
-    lines = ((f"copied: {len(copied)} of {len(list(network.parameters()))} parameters", ()),
-             (f"combined from the source's class rows ({init}): {len(combined)}", combined),
-             (f"newly initialised: {len(new)}", new))
+            found[rows].append(key)
+    gone = [key for key in old if key not in own and f"{key}.weight" not in own
+            and key.removesuffix(".weight") not in own]
+    lines = ((f"copied: {len(found['copied'])} of {len(own)} parameters", ()),
+             (f"copied to every class: {len(found['spread'])}", found["spread"]),
+             (f"combined from the source's class rows ({init}): {len(found['combined'])}", found["combined"]),
+             (f"newly initialised: {len(found['new'])}", found["new"]), (f"left out: {len(gone)}", gone))
     return [f"{name}, {text}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
-            for text, names in lines if text.startswith("copied") or names]
+            for text, names in lines if text.startswith("copied: ") or names]
 
 
-def _same_columns(a: Tensor, b: Tensor) -> bool:
-    """Whether two matrices of different width agree as far as the narrower one goes."""
+def _same_columns(a: Tensor, b: Tensor, z_dim: int) -> int:
+    """How many leading columns two matrices share: all of the narrower, else those of the latent; 0: not these."""
     if not a.dim() == b.dim() == 2 or len(a) != len(b):
-        return False
-    width = min(a.shape[1], b.shape[1])
-    return torch.equal(a[:, :width], b[:, :width])
+        return 0
+    return next((width for width in (min(a.shape[1], b.shape[1]), z_dim)
+                 if 0 < width <= min(a.shape[1], b.shape[1]) and torch.equal(a[:, :width], b[:, :width])), 0)
 
 
 def target_critic(source: Source, classes: int, init: str, seed: int, *, fresh: bool = False) -> nn.Module:

@@ -82,7 +82,11 @@ def new_study(a: GAN | Run | str | Path, b: GAN | Run | str | Path, out: str | P
 
 
 def _classes(a: GAN, b: GAN, wanted: Sequence[str] | None) -> list[str]:
-    """Names of the classes to show; [""] where there is none to name."""
+    """Names of the classes to show; [""] where there is none to name, or none in one of the models."""
+    if not a.generator.num_classes or not b.generator.num_classes:
+        if wanted:
+            raise UsageError(f"class '{wanted[0]}' was asked for and one of the models has none; leave classes out")
+        return [""]
     if a.generator.num_classes < 2 and b.generator.num_classes < 2 and not set(a.classes) & set(b.classes):
         if wanted:
             raise UsageError(f"class '{wanted[0]}' was asked for and the models have none in common; leave classes out")
@@ -94,9 +98,7 @@ def _classes(a: GAN, b: GAN, wanted: Sequence[str] | None) -> list[str]:
     unknown = [name for name in wanted or () if name not in common]
     if unknown:
         raise UsageError(f"class '{unknown[0]}' is not one that both models have; have: {', '.join(common[:12])}")
-    chosen = list(wanted or common)
-    nameless = not a.generator.num_classes or not b.generator.num_classes
-    return [""] if nameless and len(common) == 1 and not wanted else chosen
+    return list(wanted or common)
 
 
 def _name(source: GAN | Run | str | Path) -> str:

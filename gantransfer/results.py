@@ -233,7 +233,7 @@ def evaluate(
             return inner(ids[labels], seed)
 
     reference = images if reference is None else reference
-    trained_measures.refuse_few(trained, reference)
+    trained_measures.refuse_few(trained, reference, n_fake)
     found = measure(draw, reference, metrics=metrics, features=features, n_fake=n_fake, seed=seed, training=training,
                     device=device, progress=progress)
     if trained:

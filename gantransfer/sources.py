@@ -66,6 +66,11 @@ class GAN:
         self.discriminator = None if discriminator is None else discriminator.eval()
         self.raw_generator = raw_generator
         count = max(generator.num_classes, 1)
+        known, own = getattr(discriminator, "num_classes", 0), generator.num_classes
+        own = getattr(generator, "num_base_classes", own)  # a critic knows none of those that adapters added
+        if known and known != own and not getattr(generator, "wraps", ""):
+            raise ModelError(f"the generator has {own} classes and the discriminator {known}; give networks of the "
+                             "same classes")
         self.classes = [str(c) for c in classes] if classes is not None else [str(i) for i in range(count)]
         if len(self.classes) != count or len(set(self.classes)) != count:
             raise ModelError(f"{len(set(self.classes))} distinct class names for {count} classes; give one each")

@@ -38,6 +38,7 @@ from gantransfer.metrics import collect
 from gantransfer.registry import architectures
 
 MEASURES = ("iw", "classifier")
+LR = 5e-4  # of the independent critic
 FEWEST = 64  # real images: a critic knows fewer by heart before it has learned anything
 FEWEST_OF_CLASS = 4
 Progress = Callable[[str, int, int], None]
@@ -75,8 +76,11 @@ def checked(names: Sequence[str] | str) -> list[str]:
     return chosen
 
 
-def refuse_few(names: Sequence[str], reference: ImageData) -> None:
+def refuse_few(names: Sequence[str], reference: ImageData, n_fake: int | None = None) -> None:
     """What no measure of `names` could be computed from, before anything is (DataError, UsageError)."""
+    if "iw" in names and n_fake is not None and n_fake < FEWEST:
+        raise UsageError(f"n_fake={n_fake} generated images are too few for an independent critic, which would learn "
+                         f"them by heart; use {FEWEST} or more")
     if "iw" in names and len(reference) < FEWEST:
         raise DataError(f"{len(reference)} validation images are too few for an independent critic, which would learn "
                         f"them by heart; give at least {FEWEST}")
@@ -103,7 +107,7 @@ def measure(names: Sequence[str], sample: collect.Sample, reference: ImageData, 
     Raises:
         DataError: too few real images. UsageError: a classifier for fewer than two classes.
     """
-    refuse_few(names, reference)
+    refuse_few(names, reference, n_fake)
     budget = budget or Budget()
     n = min(max(len(reference), 1000), 5000) if n_fake is None else n_fake
     found: dict[str, Any] = {}
@@ -139,7 +143,7 @@ def independent_wasserstein(real: Tensor, fake: Tensor, budget: Budget, unseen: 
         curve [[iteration, value]] and the budget}. A curve that still rises says that the budget is too small.
     """
     critic, side = _network(real, 0, budget)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-4, betas=(0.0, 0.9))
+    optimizer = torch.optim.Adam(critic.parameters(), lr=LR, betas=(0.0, 0.9))
     rng, curve = torch.Generator().manual_seed(budget.seed), []
     steps = budget.steps
     for step in range(steps):
@@ -154,7 +158,7 @@ def independent_wasserstein(real: Tensor, fake: Tensor, budget: Budget, unseen: 
     value = _difference(critic, real, fake, side)
     return {"value": value, "table_value": -value,
             "unseen": None if unseen is None else _difference(critic, *unseen, side), "better": "lower",
-            "n_real": len(real), "n_fake": len(fake), "curve": [*curve, [steps, value]], **asdict(budget)}
+            "n_real": len(real), "n_fake": len(fake), "lr": LR, "curve": [*curve, [steps, value]], **asdict(budget)}
 
 
 @torch.no_grad()

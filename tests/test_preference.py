@@ -101,6 +101,9 @@ def test_studies_that_make_no_sense(tmp_path: Path, capsys: Capture) -> None:
     assert "exists; choose another name" in refused(UsageError, model(1), out=tmp_path / "there.html")
     with pytest.raises(OutputError, match="cannot write"):
         gt.new_study(a, model(1), tmp_path / "there.html" / "s.html", n=1)
+    for word, other in (("study", "study score"), ("data", "data glyph100")):
+        code, out, err = call(capsys, word, "--help")
+        assert code == 0 and other in out, err
     code, _, err = call(capsys, "study")
     assert code == 2 and "study is followed by one of: new, score" in err
 

@@ -124,6 +124,8 @@ def test_what_is_refused(places: Path, tmp_path: Path) -> None:
     gan = make_source("unconditional")
     few = write_images(tmp_path / "few", {"": 20})
     with pytest.raises(DataError, match="20 validation images are too few for an independent critic.*at least 64"):
+        gt.evaluate(gan, few, metrics="frechet", n_fake=64, trained="iw")
+    with pytest.raises(UsageError, match="n_fake=16 generated images are too few for an independent critic"):
         gt.evaluate(gan, few, metrics="frechet", n_fake=16, trained="iw")
     with pytest.raises(UsageError, match="a classifier needs two classes or more and the images have 1"):
         gt.evaluate(gan, few, metrics="frechet", n_fake=16, trained="classifier")

@@ -259,7 +259,7 @@ def test_the_auxiliary_classifier_is_new_mixed_or_dropped() -> None:
 NOTES = {
     ("wgan_gp-unconditional", "auto"): [
         "classes: none in the source, 3 in the target", "generator, copied: 19 of 33 parameters",
-        "generator, combined from the source's class rows (mean): 14",
+        "generator, copied to every class: 14 (blocks.0.norm1.gain.weight",
         "discriminator, newly initialised: 2 (classifier"],
     ("wgan_gp-unconditional", "concat"): [
         "generator, copied: 33 of 33", "newly initialised: 1 (input.weight from column 8)"],
@@ -267,7 +267,10 @@ NOTES = {
                           "(mean): 14 (blocks.0.norm1.gain.weight", "discriminator, newly initialised: 2"],
     ("wgan_gp", "none"): ["classes: 4 in the source, none in the target", "class rows (mean): 14 (blocks.0.norm1.gain,",
                           "discriminator, copied: 31 of 31"],
-    ("wgan_gp-concat", "none"): ["generator, copied: 32 of 33", "(mean): 1 (input.bias)"],
+    ("wgan_gp-concat", "none"): ["generator, copied: 32 of 33", "(mean): 1 (input.bias)",
+                                 "discriminator, left out: 2 (classifier.weight"],
+    ("wgan_gp-concat", "auto"): ["generator, copied: 33 of 33", "(mean): 1 (input.weight from column 8)",
+                                 "discriminator, newly initialised: 2 (classifier.weight, classifier.bias)"],
 }
 
 
@@ -278,6 +281,14 @@ def test_the_plan_says_what_is_copied_combined_and_new(tmp_path: Path, network: 
     said = "\n".join(parts.trainer.plan.notes)
     for line in NOTES[network, conditioning]:
         assert line in said, said
+
+
+def test_as_many_classes_as_before_are_new_all_the_same(tmp_path: Path) -> None:
+    """A fresh bias of zeros equals the old one, and is no copy of it."""
+    data = gt.ImageData(write_images(tmp_path / "four", dict.fromkeys("abcd", 4)), size=32, channels=1)
+    said = "\n".join(assemble(tmp_path / "run", make_source("wgan_gp-concat"), data, "transfergan").trainer.plan.notes)
+    assert "generator, copied: 33 of 33" in said and "(mean): 1 (input.weight from column 8)" in said
+    assert "discriminator, newly initialised: 2 (classifier.weight, classifier.bias)" in said
 
 
 def test_nothing_of_a_fresh_network_counts_as_copied(tmp_path: Path) -> None:

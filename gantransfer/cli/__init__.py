@@ -62,6 +62,9 @@ def _run(words: list[str]) -> int:
     if words[0] in ("--version", "-V"):
         print(f"gantransfer {_version()}")
         return 0
+    if len(words) == 2 and words[1] in ("--help", "-h") and (of_two := _second(words[0])):
+        print(helps.of_group(words[0], of_two))
+        return 0
     verb, rest = _choose(words)
     if "--help" in rest or "-h" in rest:
         print(helps.of_verb(verb, *_fields_for_help(verb, rest)))
@@ -85,13 +88,20 @@ def _choose(words: list[str]) -> tuple[Verb, list[str]]:
             return BY_NAME[name], words[length:]
     if words[0].startswith("-"):
         raise UsageError(f"'{words[0]}' stands before the verb; write gantransfer VERB {words[0]} ...")
-    second = [name.split()[1] for name in BY_NAME if name.startswith(f"{words[0]} ")]
+    second = [verb.name.split()[1] for verb in _second(words[0])]
     if second:
         given = f", not '{words[1]}'" if len(words) > 1 and not words[1].startswith("-") else ""
         raise UsageError(f"gantransfer {words[0]} is followed by one of: {', '.join(second)}{given}; "
                          f"e.g. gantransfer {words[0]} {second[0]} --help")
     raise UsageError(f"verb '{words[0]}' does not exist{did_you_mean(words[0], BY_NAME)}; "
                      "'gantransfer --help' lists them")
+
+
+def _second(word: str) -> list[Verb]:
+    """The verbs of two words that begin with `word`, if it is none by itself."""
+    from gantransfer.cli.verbs import VERBS
+
+    return [] if any(verb.name == word for verb in VERBS) else [v for v in VERBS if v.name.startswith(f"{word} ")]
 
 
 def _fields_for_help(verb: Verb, words: list[str]) -> tuple[list, Collection[str]]:

@@ -26,6 +26,14 @@ def overview(verbs: Iterable[Verb], version: str) -> str:
     return "\n".join(lines)
 
 
+def of_group(word: str, verbs: Sequence[Verb]) -> str:
+    """What ``gantransfer WORD --help`` prints for the first word of several verbs."""
+    lines = [f"gantransfer {word} is followed by one of:", ""]
+    for verb in verbs:
+        lines += _entry(verb.name, verb.summary, 16)
+    return "\n".join([*lines, "", f"gantransfer {verbs[0].name} --help shows its flags"])
+
+
 def of_verb(verb: Verb, fields: Sequence[Flag] = (), unused: Collection[str] = ()) -> str:
     """What ``gantransfer VERB --help`` prints; `fields`: flags of the chosen method, which has no use for those called
     `unused`."""
