@@ -22,6 +22,7 @@ import gantransfer as gt
 from gantransfer.sampling import draw_latents
 
 BATCH = 50
+SETTINGS = ("data", "per_class", "steps", "seed", "match_steps")
 
 
 def same_images(before: gt.GAN, after: gt.GAN) -> bool:
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--match-steps", type=int, default=0, help="of the matching stage (the library's default: 100)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -57,9 +59,14 @@ def main() -> None:
     gan, place, stages = gt.GAN.from_pretrained(arguments.source), arguments.source, []
     for number, classes in enumerate(sets, 1):
         run = arguments.out / f"set{number}"
+        settings = {"source": place, "classes": classes, **{key: getattr(arguments, key) for key in SETTINGS}}
         if not (run / "result.json").is_file():
-            gt.adapt(place, arguments.data, out=run, match_steps=0, steps=arguments.steps, seed=arguments.seed,
-                     threads=1, data_options={"classes": classes, "per_class": arguments.per_class})
+            gt.adapt(place, arguments.data, out=run, match_steps=arguments.match_steps, steps=arguments.steps,
+                     seed=arguments.seed, threads=1,
+                     data_options={"classes": classes, "per_class": arguments.per_class})
+            (run / "stage.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+        elif not (run / "stage.json").is_file() or json.loads((run / "stage.json").read_text("utf-8")) != settings:
+            raise SystemExit(f"lifelong: '{run}' is of other settings; choose another --out")
         extended = gt.extend(gan, run)
         place = str(arguments.out / f"model{number}")
         extended.save_pretrained(place)

@@ -13,6 +13,10 @@ MODEL = Argument("model", "a run directory, a model directory, a shipped name, o
 NEW_MODEL = Flag("out", "new model directory", metavar="DIR")
 
 
+EVERY_25 = Flag("eval_nimg", "images shown between evaluations (default: those of 25 iterations)", int | None, low=0,
+                group="measuring and saving")
+
+
 def _method_flags(settings: dict[str, Any]) -> list[Flag]:
     from gantransfer.cli.fields import method_flags  # imports torch, so only when it is needed
 
@@ -89,7 +93,7 @@ VERBS = (
             Flag("methods", "methods, each a row of the table", list[str], metavar="A,B,C"),
             Flag("seeds", "one run each", list[int], (0,), metavar="0,1,2"),
             Flag("fields", "settings of single methods: 'METHOD.NAME=VALUE ...'", metavar="TEXT", repeat=True),
-            Flag("pairs", "rows whose convergence is compared (default: each with the first)", list[str],
+            Flag("pairs", "rows whose distances and convergence are compared (default: each with the first)", list[str],
                  metavar="A=B,A=C"),
             Flag("levels", "also the first iterations at or below these distances", list[float], metavar="X,Y"),
             Flag("jobs", "runs at a time, each in a process with one thread", int, 1, low=1),
@@ -97,8 +101,8 @@ VERBS = (
                  metavar="TEXT"),
             Flag("dry_run", "print the runs and how long they will take, and write nothing", bool, False),
             Flag("run", "running what is missing; the tables of what is finished are written", bool, True),
-            Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, ...}}", dict, metavar="MAPPING",
-                 group="in a plan only"),
+            Flag("variants", "rows with settings: {LABEL: {method: NAME, lr: 0.001, seeds: [0], targets: [A], ...}}",
+                 dict, metavar="MAPPING", group="in a plan only"),
             Flag("sources", "{NAME: what --source takes, or a list for minegan}", dict, metavar="MAPPING",
                  group="in a plan only"),
             Flag("targets", "{NAME: {data: PATH, classes: ..., per_class: N, source: NAME, seeds: [0]}}; without "
@@ -107,7 +111,7 @@ VERBS = (
             Flag("about", "a sentence for the page", group="in a plan only"),
             Flag("expected", "published figures: {LABEL: {TARGET: figure}}", dict, metavar="MAPPING",
                  group="in a plan only"),
-            *(flag for flag in RUN_FLAGS if flag.name != "seed"), QUIET, JSON,
+            *(EVERY_25 if flag.name == EVERY_25.name else flag for flag in RUN_FLAGS if flag.name != "seed"), QUIET, JSON,
         ),
         required=("out",), chapter=TRAIN,
     ),

@@ -82,7 +82,7 @@ class CGANTransfer:
             the published code.
         tune_prior: knowledge sharing, eq. 6 (without it eq. 5's fixed prior).
         residuals: class parameters beside the combinations (section 4.3).
-        shared_scores: one score matrix for all layers (scale and shift stay separate).
+        shared_scores: one score matrix for all layers (scale and shift stay separate), penalised once.
         score_scale, residual_scale: units of the stored scores and residuals: factors on their rates, in effect (not in
             the published code's parametrisations).
         lambda_r, lambda_s: weight of eq. 7's penalty on residuals (r) or scores (s); None: the published strength.
