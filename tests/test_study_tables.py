@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
-from benchmarks import tables
+from benchmarks import method_pairs as method_pairs_table
+from benchmarks import minegan_shares, tables
 from benchmarks.transfergan_ranks import against, agreement, reached, spearman
 
 
@@ -107,3 +111,33 @@ def test_what_was_reached_by_target_source_and_seed() -> None:
              {"task": "b-x", "label": "scratch", "status": "finished", "distance": 9.0},
              {"task": "a-x", "label": "t", "status": "failed"}]
     assert reached({"tasks": tasks, "cells": cells}, "t") == {"x": {"a": [1.0], "b": [2.0]}}
+
+
+def test_the_recorded_table_of_methods_and_networks_is_todays() -> None:
+    recorded = (Path(__file__).parents[1] / "results" / "baselines" / "pairs.md").read_text(encoding="utf-8")
+    assert method_pairs_table.markdown() + "\n" == recorded
+
+
+def test_shares_of_sources_by_run_and_as_means(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four sources of which the target has two; a run with one source is passed over."""
+    names = ["latin", "digits", "greek", "cyrillic"]
+    for seed, p in enumerate(([0.5, 0.4, 0.06, 0.04], [0.7, 0.2, 0.1, 0.0])):
+        run = tmp_path / "study" / f"row-seed{seed}"
+        (run / "adapter").mkdir(parents=True)
+        sources = [{"name": f"runs/{name}/model"} for name in names]
+        config = {"source": {**sources[0], "others": sources[1:]}, "data": {"path": "data/latin-100-digits-100"}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        save_file({"p": torch.tensor(p)}, run / "adapter" / "adapter_model.safetensors")
+        (run / "stats.jsonl").write_text(json.dumps({f"D/p{i}": 0.25 for i in range(1, 5)}) + "\n")
+        (run / "result.json").write_text("{}")
+    alone = tmp_path / "study" / "single-seed0"
+    alone.mkdir()
+    (alone / "config.yaml").write_text(yaml.safe_dump({"source": {"name": "a"}, "data": {"path": "x"}}))
+    (alone / "result.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["minegan_shares", str(tmp_path / "study")])
+    minegan_shares.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "off by 0.100; irrelevant sources 0.100 together" in lines[0]
+    assert lines[2] == ("mean of 2 seeds, row: latin 0.600, digits 0.300, greek 0.080, cyrillic 0.020; off by 0.200; "
+                        "irrelevant sources 0.100 together")

@@ -11,8 +11,6 @@ from gantransfer.shipped import preset_names
 TRAIN, USE, DATASETS, ABOUT = "train", "look and measure", "models and data", "about"
 MODEL = Argument("model", "a run directory, a model directory, a shipped name, or a hub id")
 NEW_MODEL = Flag("out", "new model directory", metavar="DIR")
-
-
 EVERY_25 = Flag("eval_nimg", "images shown between evaluations (default: those of 25 iterations)", int | None, low=0,
                 group="measuring and saving")
 
@@ -111,7 +109,8 @@ VERBS = (
             Flag("about", "a sentence for the page", group="in a plan only"),
             Flag("expected", "published figures: {LABEL: {TARGET: figure}}", dict, metavar="MAPPING",
                  group="in a plan only"),
-            *(EVERY_25 if flag.name == EVERY_25.name else flag for flag in RUN_FLAGS if flag.name != "seed"), QUIET, JSON,
+            *(EVERY_25 if flag.name == EVERY_25.name else flag for flag in RUN_FLAGS if flag.name != "seed"),
+            QUIET, JSON,
         ),
         required=("out",), chapter=TRAIN,
     ),
