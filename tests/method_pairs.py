@@ -140,15 +140,10 @@ def home(method: str, wanted: str = "tables") -> str:
     return next(n for n in (wanted, *NETWORKS) if Pair(method, n) not in REFUSED)
 
 
-ADDED_TERMS = ("distillation", "ewc", "freezeg", "l2sp")
-ONE_OF_EACH = ("hierarchical", "unconditional", "gp_gan", "wgan_gp")
-
-
 def _pairs() -> list[Pair]:
-    """Every method on every network with its defaults (those that only add a term to fine-tuning on one of each
-    architecture and one without classes: their time is needed elsewhere); variants on the richest network, and those of
-    the class parameters' form on the plainest too."""
-    pairs = [Pair(m, n) for m in methods for n in (ONE_OF_EACH if m in ADDED_TERMS else NETWORKS)]
+    """Every method on every network with its defaults; variants on the richest network, and those of the class
+    parameters' form on the plainest too."""
+    pairs = [Pair(m, n) for m in methods for n in NETWORKS]
     for method, variants in VARIANTS.items():
         for variant, fields in variants.items():
             form = {"init", "parametrisation"} & fields.keys()

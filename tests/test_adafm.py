@@ -173,7 +173,8 @@ def test_other_sources(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="general_g 5 is outside 0 to 4"):
         gt.adapt(make_source(), tmp_path / "nothing", "adafm", tmp_path / "a", head="source", general_g=5)
     run = gt.adapt(make_source("gp_gan"), make_data(tmp_path / "images"), "adafm", tmp_path / "run", **SHORT)
-    styled = gt.GAN(run.generator, make_source("gp_gan").discriminator, arch="gp_gan", classes=run.classes)
+    critic = make_source("gp_gan", num_classes=3).discriminator
+    styled = gt.GAN(run.generator, critic, arch="gp_gan", classes=run.classes)
     with pytest.raises(ModelError, match="has a style head already"):
         api.check_fit(styled, "adafm", {})
     api.check_fit(styled, "transfergan", {})

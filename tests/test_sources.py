@@ -283,3 +283,10 @@ def test_training_a_standing_generator_moves_running_averages() -> None:
     for (_, ours), naive in zip(gan.generator.norms(), norms, strict=True):
         assert float(ours.bn.accumulation_counter) == 0
         torch.testing.assert_close(ours.bn.stored_var, naive.var.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_networks_of_different_classes_make_no_gan() -> None:
+    """They could be saved, and not loaded again."""
+    gan, other = small_gan("table"), small_gan("table", num_classes=3)
+    with pytest.raises(ModelError, match="the generator has 4 classes and the discriminator 3; give networks of"):
+        GAN(gan.generator, other.discriminator)

@@ -106,7 +106,8 @@ def test_what_cannot_be_mixed(gan: GAN, tmp_path: Path) -> None:
 def test_noise_belongs_to_the_latent_behind_a_miner_too(gan: GAN) -> None:
     """Mined latents are numbers whose last digits depend on the batch; the noise must not."""
     method = MineGAN(per_class=bool(gan.generator.num_classes), finetune=False)
-    source = GAN(gan.generator, make_source("gp_gan").discriminator, arch="gp_gan", classes=gan.classes)
+    critic = make_source("gp_gan", num_classes=gan.generator.num_classes).discriminator
+    source = GAN(gan.generator, critic, arch="gp_gan", classes=gan.classes)
     mined = method.reshape([source], Target(10, ("x",) if gan.generator.num_classes else (), 32, 1)).eval()
     u = draw_latents(64, mined.z_dim, 0)
     y = torch.full((64,), mined.num_classes - 1) if mined.num_classes else None
