@@ -115,15 +115,20 @@ def _grows_with_classes(generator: nn.Module, key: str) -> bool:
 
 
 def _card(meta: Mapping[str, Any], size: int) -> str:
+    classes, others = meta["classes"], meta.get("other_sources", ())
+    sources = ",".join(["SOURCE"] * (1 + len(others)))
+    use = [f"Use it with `gantransfer merge {sources} ADAPTER --out DIR`."]
+    if classes and not others:
+        use = ["Use it with `gantransfer extend SOURCE ADAPTER --out DIR` (old classes stay bit-identical, where the",
+               "method leaves shared weights alone) or `gantransfer merge SOURCE ADAPTER --out DIR` (target classes",
+               "only)."]
     return "\n".join([
         "---", "library_name: gantransfer", f"base_model: {meta['source']}", "tags: [gan, adapter]", "---", "",
-        f"# {len(meta['classes'])} new classes for {meta['source']}", "",
+        f"# {len(classes)} new classes for {meta['source']}" if classes else f"# {meta['source']}, adapted", "",
         f"Made by gantransfer's method `{meta['method']}`; {size} bytes of tensors.", "",
-        f"- classes: {' '.join(meta['classes'])}",
+        *([f"- classes: {' '.join(classes)}"] if classes else []),
         f"- belongs to the generator with sha256 `{meta['source_sha256']}`",
-        *(f"- and to {other['name']}, sha256 `{other['sha256']}`" for other in meta.get("other_sources", ())), "",
-        "Use it with `gantransfer extend SOURCE ADAPTER --out DIR` (old classes stay bit-identical, where the method",
-        "leaves shared weights alone) or `gantransfer merge SOURCE ADAPTER --out DIR` (target classes only).", "",
+        *(f"- and to {other['name']}, sha256 `{other['sha256']}`" for other in others), "", *use, "",
     ])
 
 

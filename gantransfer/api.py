@@ -283,11 +283,19 @@ def job_of(kind: str, sources: Sequence[str], images: ImageData, method: str, fi
         training = replace(training, eval_nimg=0)  # at the start and at the end
     schedule, loss = training.resolve(len(images), kind)
     full = asdict(runs.make_method(method, _seeded(fields, method, training)))
+    full |= {name: _absolute(full[name]) for name in getattr(methods[method], "files", ()) if full[name]}
     data, place = dict(images.settings), Path(images.settings["path"]).expanduser()
     if data["path"] not in data_names() and place.exists():
         data["path"] = str(place.resolve())  # resuming works from any directory
     return runs.Job(kind, sources[0], data, method, full, loss, schedule, measure,
                     command=runs.command_line(), others=tuple(sources[1:]))
+
+
+def _absolute(text: str) -> str:
+    """A file, or KIND:FILE, so that it is found from any directory; a kind alone stays."""
+    kind, colon, place = text.rpartition(":")
+    path = Path(place).expanduser()
+    return f"{kind}{colon}{path.resolve()}" if path.exists() else text
 
 
 def _source_name(gan: GAN, source: GAN | Run | str | Path, folder: Path, number: int = 1) -> str:

@@ -48,6 +48,7 @@ class Steering:
     choices: ClassVar[Choices] = {}
     name: ClassVar[str] = ""
     unused: ClassVar[Mapping[str, str]] = NO_CRITIC
+    files: ClassVar[tuple[str, ...]] = ("classifier",)
     slow_to_sample: ClassVar[bool] = True  # a run looks at its start and its end alone unless told otherwise
     reads_labels: ClassVar[bool] = True
 

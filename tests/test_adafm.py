@@ -91,6 +91,9 @@ def test_classes_whose_names_make_one_folder_stay_apart(tmp_path: Path, capsys: 
     assert set(counts) == {"a_b_0", "a_b_1", "c"} and sum(counts.values()) == 7
     code, text, err = call(capsys, "sample", tmp_path / "run", "--augment-to", 2, "--out", tmp_path / "two")
     assert code == 0 and "2 style-mixed images in 2 folders" in text, err
+    for way in (("--augment-to", 2), ("--mix-styles", "0,1:2")):
+        code, _, err = call(capsys, "sample", tmp_path / "run", *way, "--columns", 3, "--out", tmp_path / "no.png")
+        assert code == 2 and "--columns 3 has no meaning beside" in err
     mixing = ("--mix-styles", "0,1:2,3,4", "--out", tmp_path / "mix.png")
     code, text, err = call(capsys, "sample", tmp_path / "run", *mixing)
     with Image.open(tmp_path / "mix.png") as picture:

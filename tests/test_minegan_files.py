@@ -227,6 +227,8 @@ def test_the_command_line(capsys: Capture, place: Place, tmp_path: Path) -> None
     page = (tmp_path / "last" / "report.html").read_text()  # the last generator is the kept one
     for part in ("What was mined", "without a miner", "Fine-tuned", "Which source", "Share of each source"):
         assert part in page
+    card = (out / "adapter" / "README.md").read_text()
+    assert "new classes" not in card and "merge SOURCE,SOURCE ADAPTER" in card and "extend" not in card
     record = json.loads((out / "samples" / "mining.json").read_text())
     assert record["sources"] == ["one", "two"] == record["rows"] and len(record["picked"]) == 24
     again = ["--config", out / "config.yaml", "--out", tmp_path / "again", "--no-evaluate"]

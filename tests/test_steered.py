@@ -192,12 +192,16 @@ def test_a_merged_model_is_saved_sampled_and_no_source(images: ImageData, tmp_pa
         again.generator(torch.zeros(1, again.generator.z_dim), torch.tensor([3]))
 
 
-def test_a_given_classifier_by_the_library(images: ImageData, tmp_path: Path) -> None:
+def test_a_given_classifier_by_the_library(
+    images: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through `gt.adapt`, which tries a method on a stand-in first: its classes are not the target's."""
     gan = make_source()
     settings = {"steps": 3, "batch_size": 4, "log_nimg": 4, "checkpoint_nimg": 4, "device": "cpu", "evaluate": False}
     first = api.adapt(gan, images, "dgn-am", tmp_path / "first", **QUICK, **settings)
-    again = api.adapt(gan, images, "dgn-am", tmp_path / "again", **QUICK, **settings, classifier=str(first.path))
+    monkeypatch.chdir(tmp_path)  # a name that another folder does not know
+    again = api.adapt(gan, images, "dgn-am", tmp_path / "again", **QUICK, **settings, classifier="first")
+    assert f"classifier: {first.path.resolve()}" in (again.path / "config.yaml").read_text()
     lines = [json.loads(line) for line in (again.path / "stats.jsonl").read_text().splitlines()]
     assert [line["nimg"] for line in lines] == [4, 8, 12]  # nothing looks at an image: those drawn are counted
     for classifier, match in ((tmp_path / "none", "does not exist"), (tmp_path / "none.safetensors", "does not exist")):

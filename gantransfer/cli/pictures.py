@@ -36,7 +36,8 @@ def sample(settings: dict[str, Any]) -> None:
     if settings.get("style_groups") and not {"mix_styles", "augment_to"} & set(ways):
         raise UsageError("--style-groups belongs to --mix-styles or --augment-to; give one of them too")
     for name, flag, other in (("count", "-n", "mix_styles"), ("seed", "--seed", "mix_styles"),
-                              ("count", "-n", "augment_to")):
+                              ("count", "-n", "augment_to"), ("columns", "--columns", "mix_styles"),
+                              ("columns", "--columns", "augment_to")):
         if ways == [other] and settings.get(name) is not None:
             raise UsageError(f"{flag} {settings[name]} has no meaning beside --{other.replace('_', '-')}, which says "
                              f"what is drawn; leave it out")

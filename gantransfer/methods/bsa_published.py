@@ -124,6 +124,7 @@ class PublishedBSA:
     normalised_l1: bool = False
     init_seed: int = 0
 
+    files: ClassVar[tuple[str, ...]] = ("perceptual",)
     unused: ClassVar[Mapping[str, str]] = {**NO_CRITIC, "mirror": "a latent is fitted to one picture"}
     choices: ClassVar[Choices] = {"form": ("layers", "filters", "modulation"), "latents": ("zero", "normal"),
                                   "init": ("mean", "first", "random_source", "scratch")}

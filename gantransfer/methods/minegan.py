@@ -73,11 +73,13 @@ class MineGAN:
     Attributes:
         variant: a published miner: "stylegan" (two layers, ReLU), "biggan" (four normed layers, affine) or "mnist"
             (two layers from a narrow u).
-        depth, width, u_dim: linear layers of a miner, their width, and the length of u; None: the variant's, and the
-            source's z.
-        activation: between the layers; "preset": the variant's. spectral: spectral norm; None: the variant's.
+        depth: linear layers of a miner; None: the variant's. width: of the layers between; None: the source's z. u_dim:
+            length of u; None: the variant's, or the source's z.
+        activation: between the layers; "preset": the variant's. spectral: spectral norm (--no-spectral: without); None:
+            the variant's.
         label_miner: what mines a conditional source's class: an "embedding", a "mixture" of its classes, or "auto".
-        miner_init: where miners start: keeping the size of z ("unit"), or as linear layers do ("torch").
+        miner_init: where miners start: keeping the size of z ("unit"; of normed layers its mean alone), or as linear
+            layers do ("torch").
         mining_nimg: images shown while the generator is fixed (None: 6400). mining_steps: the same in iterations,
             instead; 0 is no mining.
         finetune: train miner, generator and critic afterwards; without it this is MineGAN (w/o FT).
