@@ -134,8 +134,9 @@ def test_ranking_over_tasks_is_geometric_and_leaves_nobody_out() -> None:
 
 
 def told(tmp_path: Path, distances: dict[str, dict[str, list[float]]], pairs: tuple[tuple[str, str], ...],
-         protocols: dict[str, str] | None = None) -> dict[str, Any]:
-    """The summary of finished runs, task -> row -> distance by seed; every curve has its best at its last iteration."""
+         protocols: dict[str, str] | None = None, ends_alone: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The summary of finished runs, task -> row -> distance by seed; every curve has its best at its last iteration.
+    Rows of `ends_alone` are measured at their start and end, the others between too."""
     labels = list(dict.fromkeys(label for of in distances.values() for label in of))
     plan = Comparison(tuple(Task(name, "s", "d") for name in distances), tuple(Variant(k, "bsa") for k in labels),
                       tmp_path, seeds=(0, 1, 2), pairs=pairs)
@@ -146,7 +147,8 @@ def told(tmp_path: Path, distances: dict[str, dict[str, list[float]]], pairs: tu
         if cell.seed < len(values):
             cell.folder.mkdir(parents=True)
             value, protocol = values[cell.seed], (protocols or {}).get(cell.label, "p")
-            lines = [{"step": i, "nimg": i, "seconds": i, "frechet": value + 50 - i} for i in (0, 20, 50)]
+            lines = [{"step": i, "nimg": i, "seconds": i, "frechet": value + 50 - i} for i in (0, 20, 50)
+                     if i != 20 or cell.label not in ends_alone]
             (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             rows = [{"metric": "frechet", "after": value, "before": 99.0, "floor": 0.5}]
             (cell.folder / "result.json").write_text(json.dumps(
@@ -173,6 +175,14 @@ def test_pairs_that_a_plan_names_are_tested_and_over_tasks_too(tmp_path: Path) -
     for part in ("floor: real against real", "Pairs over tasks", "Distance of a less that of b: ", "ended before",
                  "Evaluated every 30 iterations"):
         assert part in page, part
+
+
+def test_how_fine_the_curves_are_is_said_of_compared_rows_alone(tmp_path: Path) -> None:
+    distances = {"x": {"a": [10.0], "b": [20.0], "slow to sample": [5.0]}}
+    found = told(tmp_path / "one", distances, (("a", "b"),), ends_alone=("slow to sample",))
+    assert found["tasks"][0]["every"] == 30
+    found = told(tmp_path / "other", distances, (("a", "slow to sample"),), ends_alone=("slow to sample",))
+    assert found["tasks"][0]["every"] == 50
 
 
 def test_rows_under_another_protocol_are_neither_ranked_nor_compared(tmp_path: Path) -> None:

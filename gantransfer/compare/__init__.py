@@ -48,8 +48,9 @@ def compare(
         The content of ``compare.json``, and ``files``. There: tasks (name, source, data, floor; rows with distance and
         its spread over seeds; protocol, the one of most runs, and others, rows of another one, which are in no ranking
         and no pair; ranking with its tests; pairs with the difference of their distances and their convergence; every,
-        the iterations between evaluations), ranking and pairs_over_tasks over all tasks, cells (name, which is the
-        run's directory in the comparison's, status "finished", "failed", "interrupted" or "waiting", exit_code).
+        the iterations between evaluations of the rows in pairs), ranking and pairs_over_tasks over all tasks, cells
+        (name, which is the run's directory in the comparison's, status "finished", "failed", "interrupted" or
+        "waiting", exit_code).
 
     Raises:
         UsageError, ModelError, DataError: in that order, before anything is written; a directory that holds

@@ -56,7 +56,8 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
         "warnings": unique([w for e in entries for w in e.get("warnings") or ()]) + _about_protocols(others, protocols),
         "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
         "selection_floor": next((e["selection_floor"] for e in entries if e.get("selection_floor") is not None), None),
-        "every": _every(alike), "ranking": rank(distances), "pairs": pairs,
+        "every": _every([e for e in alike if any(e["label"] in (pair["a"], pair["b"]) for pair in pairs)]),
+        "ranking": rank(distances), "pairs": pairs,
     }
 
 
@@ -68,7 +69,7 @@ def _about_protocols(others: Sequence[str], protocols: Sequence[str]) -> list[st
 
 
 def _every(entries: Sequence[Row]) -> int | None:
-    """Iterations between evaluations, the largest of all curves: what a best iteration is known to."""
+    """Iterations between evaluations, the largest of the curves: what a best iteration is known to."""
     gaps = [b["step"] - a["step"] for e in entries for a, b in itertools.pairwise(e["curve"])]
     return max(gaps, default=None)
 
