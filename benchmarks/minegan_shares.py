@@ -1,9 +1,10 @@
 """Where p ended in the runs of a comparison with several sources, and how far from the target's own shares.
 
-    python benchmarks/minegan_shares.py runs/minegan-two
+    python benchmarks/minegan_shares.py results/minegan/two
 
 prints a line for every finished run, and for the mean over a row's seeds: p of the adapter, which samples are picked by
-(that of the iteration with the best distance), p at the last iteration and, where the target's folder is called
+(that of the iteration with the best distance), p at the last iteration, the shares of supersamples won there
+(p of ``--p-update ema``; they are logged, whatever p is) and, where the target's folder is called
 ``<kind>-<n>-<kind>-<n>``, the largest |p_i - share_i| of the adapter's over its sources, and the sum of those that the
 target has nothing of.
 """
@@ -15,27 +16,26 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import yaml
-from safetensors import safe_open
 
 
-def shares(run: Path) -> tuple[list[str], list[float], list[float], list[float] | None] | None:
-    """Sources' names, p of the adapter and the last one, and the target's own shares (None: not known); None for a run
-    with one source."""
+def shares(run: Path) -> dict[str, Any] | None:
+    """Sources' ``names``, ``p`` of the adapter and the ``last`` one, shares of wins (``won``) and the target's ``own``
+    shares (None: not known); None for a run with one source."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     names = [Path(source["name"]).parent.name for source in (config["source"], *config["source"].get("others", ()))]
     if len(names) < 2:
         return None
-    with safe_open(run / "adapter" / "adapter_model.safetensors", "pt") as tensors:
-        p = tensors.get_tensor(next(key for key in tensors.keys() if key == "p" or key.endswith(".p"))).tolist()
+    p = json.loads((run / "samples" / "mining.json").read_text(encoding="utf-8"))["p"]
     last = json.loads((run / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    last_p = [last[f"D/p{i}"] for i in range(1, 1 + len(names))]
+    logged = {key: [last[f"D/{key}{i}"] for i in range(1, 1 + len(names))] for key in ("p", "won")}
     found = re.fullmatch(r"(\w+)-(\d+)-(\w+)-(\d+)", Path(config["data"]["path"]).name)
-    if not found:
-        return names, p, last_p, None
-    counts = {found[1]: int(found[2]), found[3]: int(found[4])}
-    return names, p, last_p, [counts.get(name, 0) / sum(counts.values()) for name in names]
+    counts = {found[1]: int(found[2]), found[3]: int(found[4])} if found else {}
+    own = [counts.get(name, 0) / sum(counts.values()) for name in names] if counts else None
+    return {"names": names, "p": p, "last": logged["p"], "won": logged["won"], "own": own}
 
 
 def told(label: str, names: list[str], p: list[float], own: list[float] | None, more: str = "") -> str:
@@ -52,18 +52,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=Path)
     arguments = parser.parse_args()
-    seeds: dict[str, list[tuple[list[str], list[float], list[float] | None]]] = defaultdict(list)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in sorted(arguments.comparison.glob("**/result.json")):
         if "replaced" in result.parts or (found := shares(result.parent)) is None:
             continue
-        names, p, last, own = found
         cell = str(result.parent.relative_to(arguments.comparison))
-        seeds[re.sub(r"-seed\d+$", "", cell)].append((names, p, own))
-        print(told(cell, names, p, own, f" (last {', '.join(f'{share:.3f}' for share in last)})"))
-    for row, of in seeds.items():
+        rows[re.sub(r"-seed\d+$", "", cell)].append(found)
+        last, won = (", ".join(f"{share:.3f}" for share in found[key]) for key in ("last", "won"))
+        print(told(cell, found["names"], found["p"], found["own"], f" (last {last}; won {won})"))
+    for row, of in rows.items():
         if len(of) > 1:
-            means = [sum(p[i] for _, p, _ in of) / len(of) for i in range(len(of[0][0]))]
-            print(told(f"mean of {len(of)} seeds, {row}", of[0][0], means, of[0][2]))
+            for key in ("p", "won"):
+                means = [mean(values) for values in zip(*(found[key] for found in of), strict=True)]
+                print(told(f"mean {key} of {len(of)} seeds, {row}", of[0]["names"], means, of[0]["own"]))
 
 
 if __name__ == "__main__":

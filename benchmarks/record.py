@@ -2,9 +2,9 @@
 
     python benchmarks/record.py runs/first-study-paper results/first-study/paper
 
-Copies the plan and the tables, and of every finished cell its configuration, curve and result, and the picture of seed
-0. It can be called while the comparison runs; copied back to `runs/`, the record is continued by `gantransfer compare`,
-which then trains only the cells that are missing.
+Copies the plan and the tables, and of every finished cell its configuration, curve and result, the picture of seed 0,
+and with miners the log. It can be called while the comparison runs; copied back to `runs/`, the record is continued by
+`gantransfer compare`, which then trains only the cells that are missing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.csv", "rows.csv", "pairs.csv")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
+OF_MINERS = ("samples/mining.json", "stats.jsonl")  # which source a sample comes from, and why
 
 
 def record(runs: Path, out: Path) -> int:
@@ -26,6 +27,8 @@ def record(runs: Path, out: Path) -> int:
         cell, kept = runs / name, out / name
         (kept / "samples").mkdir(parents=True, exist_ok=True)
         for file in OF_A_CELL:
+            shutil.copy(cell / file, kept / file)
+        for file in OF_MINERS if (cell / OF_MINERS[0]).is_file() else ():
             shutil.copy(cell / file, kept / file)
         if name.endswith("seed0"):
             shutil.copy(cell / "samples" / "after.png", kept / "samples" / "after.png")

@@ -123,12 +123,14 @@ def some(images: Tensor) -> Tensor:
 
 
 def with_shares(phase: Phase, selector: Supersample) -> Phase:
-    """The critic's `phase` with its images shown to the selector's `proportions` and p_1..p_N in its log."""
+    """The critic's `phase` with its images shown to the selector's `proportions` and, in its log, p_1..p_N and the
+    shares of wins, won_1..won_N."""
 
     def loss(batch: Batch) -> Losses:
         if selector.proportions is not None:
             selector.proportions.see(some(batch.images))
         terms, logs = phase.loss(batch)
-        return Losses(terms, {**logs, **{f"p{i}": p for i, p in enumerate(selector.generator.p, 1)}})
+        told = {"p": selector.generator.p, "won": selector.shares}
+        return Losses(terms, {**logs, **{f"{name}{i}": x for name, of in told.items() for i, x in enumerate(of, 1)}})
 
     return replace(phase, loss=loss)

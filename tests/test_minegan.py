@@ -95,6 +95,22 @@ def test_unit_miners_keep_the_size_of_z_and_start_at_the_mean_class() -> None:
     assert float(small.std()) < 0.5
 
 
+@torch.no_grad()
+def test_mixtures_start_near_the_sources_own_classes() -> None:
+    """One class leads, each as often as the others, with logits of the deviation that is asked for."""
+    gan = make_source("tables", num_classes=16, z_dim=64)
+    u = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    miner = mined([gan]).miners[0]
+    logits = miner.label(u)
+    assert float((logits - logits.mean(0)).std()) == pytest.approx(3, rel=0.05)
+    assert float(logits.mean(0).abs().max()) < 0.3
+    weights = miner(u)[1].weights
+    assert float(weights.amax(1).mean()) > 0.5
+    assert len(weights.argmax(1).unique()) == 16
+    blended = mined([gan], class_spread=0.1).miners[0](u)[1]
+    assert float(blended.weights.amax(1).max()) < 0.2
+
+
 # ---- what moves when -------------------------------------------------------------------------------------
 
 
@@ -315,6 +331,7 @@ def test_p_is_logged_and_follows_wins(tmp_path: Path) -> None:
     logs, _ = trainer._iteration()
     wins = trainer.extras["selector"].wins
     assert [logs[f"D/p{i}"] for i in (1, 2, 3)] == pytest.approx((wins / wins.sum()).tolist())
+    assert [logs[f"D/won{i}"] for i in (1, 2, 3)] == pytest.approx((wins / wins.sum()).tolist())
     assert torch.equal(trainer.generator.p, wins / wins.sum())
     assert torch.equal(trainer.ema.module.p, trainer.generator.p)
 

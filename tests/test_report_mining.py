@@ -21,7 +21,8 @@ def mining(run: Path, pictures: tuple[str, ...] = ("source", "mined", "tuned", "
         grid([letter(chr(65 + i), f"{name} {i}") for i in range(cells)], 8).save(run / "samples" / f"{name}.png")
     record = {"sources": NAMES, "rows": NAMES, "columns": 8, "p": [0.25, 0.75], "picked": [0, 1, 1] * 8}
     (run / "samples" / "mining.json").write_text(json.dumps(record), encoding="utf-8")
-    stats = [{"step": s, "nimg": 32 * s, "D/p1": 0.5 - s / 400, "D/p2": 0.5 + s / 400} for s in (0, 50, 100)]
+    stats = [{"step": s, "nimg": 32 * s, "D/p1": 0.5 - s / 400, "D/p2": 0.5 + s / 400,
+              "D/won1": 0.4, "D/won2": 0.6} for s in (0, 50, 100)]
     (run / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stats), encoding="utf-8")
     return stats
 
@@ -37,10 +38,12 @@ def test_all_of_it(run: Path) -> None:
     assert [head["label"] for head in found["heads"]] == ["Source", "Mined", "Fine-tuned"]
     assert [row["name"] for row in found["rows"]] == NAMES and len(found["rows"][0]["groups"][2]["uris"]) == 8
     assert len(found["picked"]) == 24 and found["picked"][1]["source"] == NAMES[1]
-    assert [item["share"] for item in found["p"]] == ["25 %", "75 %"] and found["chart"].count('class="line"') == 2
+    assert [item["share"] for item in found["p"]] == ["25 %", "75 %"] and list(found["charts"]) == ["p", "won"]
+    assert all(chart.count('class="line"') == 2 for chart in found["charts"].values())
     page = write_report(run).read_text(encoding="utf-8")
     assert "What was mined" in page and "&lt;b&gt;digits" in page and "<b>digits" not in page
-    assert "Share of each source" in page and "D/p1" not in page
+    assert "Share of each source" in page and "Supersamples that each source wins" in page
+    assert "D/p1" not in page and "D/won1" not in page
 
 
 def test_one_miner_without_fine_tuning(run: Path) -> None:
@@ -48,7 +51,7 @@ def test_one_miner_without_fine_tuning(run: Path) -> None:
     record = {"sources": ["one"], "rows": ["a", "b"], "columns": 8}
     (run / "samples" / "mining.json").write_text(json.dumps(record), encoding="utf-8")
     found = mined(RunFiles(run), [])
-    assert len(found["heads"]) == 2 and not found["chart"] and not found["picked"] and not found["p"]
+    assert len(found["heads"]) == 2 and not any(found["charts"].values()) and not found["picked"] and not found["p"]
     assert "What was mined" in write_report(run).read_text(encoding="utf-8")
 
 
@@ -63,5 +66,5 @@ def test_damaged_records(run: Path, record: str) -> None:
 
 
 def test_no_section_where_nothing_was_mined(run: Path) -> None:
-    assert mined(RunFiles(run), []) is None and share_chart([{"step": 1, "D/logits_real": 0.1}], []) == ""
+    assert mined(RunFiles(run), []) is None and share_chart([{"step": 1, "D/logits_real": 0.1}], [], "p") == ""
     assert "What was mined" not in write_report(run).read_text(encoding="utf-8")

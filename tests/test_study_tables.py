@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
 from benchmarks import method_pairs as method_pairs_table
 from benchmarks import minegan_shares, tables
@@ -124,12 +122,13 @@ def test_shares_of_sources_by_run_and_as_means(tmp_path: Path, capsys: pytest.Ca
     names = ["latin", "digits", "greek", "cyrillic"]
     for seed, p in enumerate(([0.5, 0.4, 0.06, 0.04], [0.7, 0.2, 0.1, 0.0])):
         run = tmp_path / "study" / f"row-seed{seed}"
-        (run / "adapter").mkdir(parents=True)
+        (run / "samples").mkdir(parents=True)
         sources = [{"name": f"runs/{name}/model"} for name in names]
         config = {"source": {**sources[0], "others": sources[1:]}, "data": {"path": "data/latin-100-digits-100"}}
         (run / "config.yaml").write_text(yaml.safe_dump(config))
-        save_file({"p": torch.tensor(p)}, run / "adapter" / "adapter_model.safetensors")
-        (run / "stats.jsonl").write_text(json.dumps({f"D/p{i}": 0.25 for i in range(1, 5)}) + "\n")
+        (run / "samples" / "mining.json").write_text(json.dumps({"p": p}))
+        logged = {f"D/{key}{i}": 0.25 for i in range(1, 5) for key in ("p", "won")}
+        (run / "stats.jsonl").write_text(json.dumps({"D/p1": 1.0}) + "\n" + json.dumps(logged) + "\n")
         (run / "result.json").write_text("{}")
     alone = tmp_path / "study" / "single-seed0"
     alone.mkdir()
@@ -138,6 +137,8 @@ def test_shares_of_sources_by_run_and_as_means(tmp_path: Path, capsys: pytest.Ca
     monkeypatch.setattr("sys.argv", ["minegan_shares", str(tmp_path / "study")])
     minegan_shares.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "off by 0.100; irrelevant sources 0.100 together" in lines[0]
-    assert lines[2] == ("mean of 2 seeds, row: latin 0.600, digits 0.300, greek 0.080, cyrillic 0.020; off by 0.200; "
+    assert len(lines) == 4 and "off by 0.100; irrelevant sources 0.100 together" in lines[0]
+    assert "last 0.250, 0.250, 0.250, 0.250; won 0.250" in lines[0]
+    assert lines[2] == ("mean p of 2 seeds, row: latin 0.600, digits 0.300, greek 0.080, cyrillic 0.020; off by 0.200; "
                         "irrelevant sources 0.100 together")
+    assert lines[3].startswith("mean won of 2 seeds, row: latin 0.250") and lines[3].endswith("0.500 together")

@@ -26,8 +26,10 @@ Where the official code differs (facts from its BigGAN, StyleGAN and MNIST varia
   (``loss="non-saturating"``). StyleGAN: two layers with a ReLU (``variant="stylegan"``, the default). MNIST: the same
   from a u of four entries (``variant="mnist"``).
 * Miners start as PyTorch's linear layers do there (``miner_init="torch"``): z near 0, a small part of what the source
-  was trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and conditions
-  around the source's mean class (results/minegan/single has both).
+  was trained on. The paper's summary names no start; "unit" (ours, the default) keeps the size of z, and classes near
+  the source's own (results/minegan/single has both): embeddings around their mean with their spread, mixing weights
+  of which one leads. Where all start as one blend (``class_spread=1``), miners soon draw few classes and a softmax does
+  not find back to the others: target classes are missing (results/minegan/README.md).
 * Its rates are 1e-4 for miners too; here 1e-3, as a miner starts from nothing.
 * The gradient penalty of several sources, which the text leaves open, is between the images and winners.
 * One code base has several generators (a prototype on MNIST): there the noise is shared (``noise="shared"``) and the
@@ -80,6 +82,8 @@ class MineGAN:
         label_miner: what mines a conditional source's class: an "embedding", a "mixture" of its classes, or "auto".
         miner_init: where miners start: keeping the size of z ("unit"; of normed layers its mean alone), or as linear
             layers do ("torch").
+        class_spread: standard deviation of a mixture's logits where miners start ("unit"). With 3 the first of 15
+            weights has 0.6 on average, that of 80 has 0.5.
         mining_nimg: images shown while the generator is fixed (None: 6400). mining_steps: the same in iterations,
             instead; 0 is no mining.
         finetune: train miner, generator and critic afterwards; without it this is MineGAN (w/o FT).
@@ -102,6 +106,7 @@ class MineGAN:
     spectral: bool | None = None
     label_miner: str = "auto"
     miner_init: str = "unit"
+    class_spread: float = 3.0
     mining_nimg: int | None = None
     mining_steps: int | None = None
     finetune: bool = True
@@ -130,6 +135,8 @@ class MineGAN:
         for name in ("depth", "width", "u_dim", "critic"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not possible; give 1 or more")
+        if not self.class_spread > 0:
+            raise UsageError(f"class_spread {self.class_spread} is not possible; give a number above 0")
         if self.mining_nimg is not None and self.mining_steps is not None:
             raise UsageError(f"mining_nimg {self.mining_nimg} and mining_steps {self.mining_steps} both say how long "
                              "to mine; give one of the two")
@@ -165,7 +172,7 @@ class MineGAN:
             )
             if self.miner_init == "unit":
                 for number, miner in enumerate(generator.miners):
-                    _keep_size(miner, generators[number if len(generators) > 1 else 0])
+                    _keep_size(miner, generators[number if len(generators) > 1 else 0], self.class_spread)
         return generator
 
     def _check(self, sources: Sequence[Source], target: Target) -> None:
@@ -284,9 +291,10 @@ def _conditions(generator: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
-    """Start a miner so that normal u gives z of mean 0 and variance 1, logits alike, and embeddings of the source's
-    mean and spread (spectrally normed layers, whose size is not free, their mean alone)."""
+def _keep_size(miner: nn.Module, generator: nn.Module, class_spread: float) -> None:
+    """Start a miner so that normal u gives z of mean 0 and variance 1, logits of mean 0 and deviation `class_spread`,
+    and embeddings of the source's mean and spread (spectrally normed layers, whose size is not free, their mean
+    alone)."""
     probe = torch.randn(1024, miner.config.u_dim)
     for stack in filter(None, (miner.latent, miner.label)):
         layers = [layer for layer in stack if isinstance(layer, nn.Linear)]
@@ -300,7 +308,9 @@ def _keep_size(miner: nn.Module, generator: nn.Module) -> None:
                 stack(probe[:1])
             stack.train(mode)
         mean, spread = torch.zeros(()), torch.ones(())
-        if stack is miner.label and miner.config.condition == "embedding":
+        if stack is miner.label and miner.config.condition == "mixture":
+            spread = torch.tensor(class_spread)
+        elif stack is miner.label:
             table = generator.class_embedding().to(probe)
             mean, spread = table.mean(0), (table - table.mean(0)).std()
         if not isinstance(layers[-1], SpectralNorm):

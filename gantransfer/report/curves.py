@@ -111,7 +111,7 @@ def small_charts(evaluations: list[Row], stats: list[Row]) -> list[dict[str, str
     used |= {"D/loss", "D/real", "D/fake", "images_per_second"}
     for key in metric_order({k for r in evaluations for k in r} - used - {"floor"}):
         charts.append((metric_name(key), "Selection split.", [Series("", points(evaluations, key), "a")]))
-    for key in sorted(key for key in keys - used if not re.fullmatch(r"\w+/p\d+", key)):  # those are drawn together
+    for key in sorted(key for key in keys - used if not re.fullmatch(r"\w+/(p|won)\d+", key)):  # drawn together
         charts.append((key, "", [Series("", points(stats, key), "c")]))
     drawn = [
         {"title": title, "note": note, "chart": line_chart(series, title=f"{title} over iterations", **SMALL)}

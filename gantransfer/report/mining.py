@@ -21,7 +21,7 @@ STAGES = (
 )
 ROWS_SHOWN = 24
 COLOURS = ("a", "b", "c")
-SHARE = re.compile(r"\w+/p(\d+)")  # the selector's p of a source, in the log
+SHARES = {"p": "Share of each source over iterations", "won": "Supersamples that each source wins over iterations"}
 
 
 def mined(run: RunFiles, stats: list[Row]) -> dict[str, Any] | None:
@@ -48,23 +48,19 @@ def mined(run: RunFiles, stats: list[Row]) -> dict[str, Any] | None:
         "style": style(found[0][3][0][0].width),
         "picked": _picked(run, as_list(record.get("picked")), columns, sources),
         "p": [{"name": name, "share": percent(share, 1)} for name, share in zip(sources, shares, strict=False)],
-        "chart": share_chart(stats, sources),
+        "charts": {name: share_chart(stats, sources, name) for name in SHARES},
     }
 
 
-def share_chart(stats: list[Row], sources: list[str]) -> str:
-    """The selector's p_1..p_N over iterations; empty where there is none."""
-    keys = sorted({key for row in stats for key in row if SHARE.fullmatch(key)}, key=_number)
+def share_chart(stats: list[Row], sources: list[str], name: str) -> str:
+    """The selector's quantity `name` of `SHARES`, for every source, over iterations; empty where there is none."""
+    numbers = {key: int(found[1]) for row in stats for key in row if (found := re.fullmatch(rf"\w+/{name}(\d+)", key))}
     series = [
-        Series(sources[_number(key) - 1] if _number(key) <= len(sources) else key, points(stats, key),
+        Series(sources[number - 1] if number <= len(sources) else key, points(stats, key),
                COLOURS[i % len(COLOURS)], dashed=i >= len(COLOURS))
-        for i, key in enumerate(keys)
+        for i, (key, number) in enumerate(sorted(numbers.items(), key=lambda item: item[1]))
     ]
-    return line_chart(series, title="Share of each source over iterations", height=240) if series else ""
-
-
-def _number(key: str) -> int:
-    return int(SHARE.fullmatch(key)[1])
+    return line_chart(series, title=SHARES[name], height=240) if series else ""
 
 
 def _rows(run: RunFiles, name: str, columns: Any, rows: int) -> list[list[Any]]:
