@@ -176,11 +176,11 @@ def fold(module: nn.Module, filters: bool = True) -> nn.Module:
         if filters or not _modulates_filters(part):
             _settle(part)
         if isinstance(part, NoisyClassTable) and isinstance(part.noise, SNLinear):
-            plain = nn.Linear(part.noise.in_features, part.noise.out_features, bias=False)
+            plain = nn.Linear(part.noise.in_features, part.noise.out_features, bias=False).to(part.weight)
             plain.weight.copy_(part.noise.normalized_weight())
             if part.noise.bias is not None:
                 part.weight += part.noise.bias
-            part.noise = plain.to(part.weight.device)
+            part.noise = plain
     if plain_convolutions:
         module.config = replace(module.config, plain_convolutions=(*module.config.plain_convolutions,
                                                                   *plain_convolutions))

@@ -133,7 +133,10 @@ def test_folding_changes_no_image(kind: str, parametrisation: str) -> None:
             images = generator(z, y)
             folded = fold(copy.deepcopy(generator))
             if parametrisation == "official-imagenet":  # its noise bias moves into the table: one rounding
-                torch.testing.assert_close(folded(z, y), images, atol=1e-6, rtol=0)
+                torch.testing.assert_close(folded(z, y), images, atol=5e-6, rtol=0)  # how it grows is the processor's
+                exact = copy.deepcopy(generator).double()
+                torch.testing.assert_close(fold(copy.deepcopy(exact))(z.double(), y), exact(z.double(), y), atol=1e-13,
+                                           rtol=0)
             else:
                 assert torch.equal(folded(z, y), images)
             assert torch.equal(generator(z, y), images)

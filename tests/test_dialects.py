@@ -203,7 +203,7 @@ def test_cgantransfer_checkpoints_load_and_fold(kind: str, tmp_path: Path) -> No
     read.save_pretrained(tmp_path / "model")
     again = GAN.from_pretrained(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(again.generator(z, y), images, atol=1e-6, rtol=0)
+        torch.testing.assert_close(again.generator(z, y), images, atol=5e-6, rtol=0)  # folding rounds once
         assert torch.equal(again.discriminator(IMAGES, y[:2]), critic(IMAGES, y[:2]))
     assert not any("parametrizations" in key for key in again.generator.state_dict())
     with torch.no_grad():
