@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gantransfer.compare import convergence, estimate
+from gantransfer.compare import convergence, estimate, ranking
 from gantransfer.compare.cells import FINISHED, WAITING, Cell
 from gantransfer.compare.page import render
 from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
-from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks, two_sided
+from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks
+from gantransfer.compare.student import MOST, common_variance, p_values, two_sided
 from gantransfer.compare.summary import pairs_csv, rows_csv, summarise
 from gantransfer.errors import UsageError
 
@@ -85,11 +86,51 @@ def test_chance_is_called_a_difference_in_few_tables(rows: int, n: int, monkeypa
     rng = np.random.default_rng(n)
 
     def called(shift: float) -> bool:
-        tables = {str(row): dict(enumerate(rng.normal(size=n) + shift * row)) for row in range(rows)}
+        tables = {str(row): dict(enumerate(np.exp(0.1 * (rng.normal(size=n) + shift * row)))) for row in range(rows)}
         return any(row["to_best"] and row["to_best"]["different"] for row in rank(tables))
 
     assert np.mean([called(0) for _ in range(200)]) < 0.09
     assert np.mean([called(30) for _ in range(20)]) > 0.8
+
+
+def test_many_rows_and_three_seeds_still_show_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of twelve has half the distance. By its own spread no pair could pass Holm's correction over 66."""
+    monkeypatch.setattr("gantransfer.compare.ranking.RESAMPLES", 200)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(20):
+        logs = 0.12 * rng.normal(size=(12, 3))
+        logs[0] -= math.log(2)
+        tests = [row["to_best"] for row in rank({str(i): dict(enumerate(np.exp(of))) for i, of in enumerate(logs)})]
+        found.append(np.mean([test["different"] for test in tests if test]))
+    assert np.mean(found) > 0.7
+
+
+def test_common_variance_of_known_ones() -> None:
+    """Variances drawn from a scaled inverse chi-squared distribution, estimated with two degrees of freedom each."""
+    rng = np.random.default_rng(1)
+    true = 0.3 * 6 / rng.chisquare(6, size=20_000)
+    common, worth = common_variance((true * rng.chisquare(2, size=20_000) / 2).tolist(), [2] * 20_000)
+    assert common == pytest.approx(0.3, rel=0.05) and worth == pytest.approx(6, rel=0.1)
+    common, worth = common_variance((0.3 * rng.chisquare(2, size=20_000) / 2).tolist(), [2] * 20_000)
+    assert common == pytest.approx(0.3, rel=0.05) and worth == MOST  # all alike: bounded
+    wild = np.exp(10 * rng.normal(size=2000)).tolist()
+    assert common_variance(wild, [2] * 2000)[1] < 0.3
+    assert common_variance([0.5], [2]) == common_variance([0.0, 0.5], [2, 2]) == (0.0, 0.0)
+
+
+def test_p_of_one_pair_is_students() -> None:
+    sample = [1.0, 1.2, 0.7]
+    assert p_values([sample], 1) == [paired(sample)["p"]]
+    assert p_values([[1.0, 1.0]], 1) == [1.0]
+    calm, noisy = p_values([sample, [1.0, 3.0, -1.0]], 2)
+    assert calm > paired(sample)["p"] and noisy < paired([1.0, 3.0, -1.0])["p"]  # each is drawn to the other
+    assert p_values([sample] * 4, 1)[0] > p_values([sample] * 4, 3)[0]  # no more freedom than there are values
+
+
+def test_a_difference_is_one_in_distance_and_in_ratio() -> None:
+    """The means of the two may differ in sign; nothing is called then."""
+    found = ranking.tested({("a", "b"): [5.0, 5.1, 4.9]}, {("a", "b"): [-0.5, -0.51, -0.49]})
+    assert found["a", "b"]["p"] < 0.05 and not found["a", "b"]["different"]
 
 
 def test_one_seed_says_nothing() -> None:
@@ -102,8 +143,12 @@ def test_ranking_pairs_seeds() -> None:
     rows = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}, "c": {5: 5.0}, "d": {}})
     assert [row["label"] for row in rows] == ["c", "a", "b"] and rows[1]["to_best"] is None  # no common seed
     without = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 21.1, 2: 30.9}})
-    assert without[1]["to_best"]["different"]  # paired, though the seeds differ by 10
-    assert without[1]["to_best"]["p"] == pytest.approx(0.00331, abs=1e-5)  # t = sqrt(3) 1.0 / 0.1, two degrees
+    assert without[1]["to_best"]["different"] is False and without[1]["to_best"]["mean"] == pytest.approx(1)
+    even = rank({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 11.0, 1: 22.2, 2: 32.7}})
+    assert even[1]["to_best"]["different"]  # paired, though the seeds differ by 10
+    logs = np.log([1.1, 1.11, 1.09])
+    t = math.sqrt(3) * logs.mean() / logs.std(ddof=1)
+    assert even[1]["to_best"]["p"] == pytest.approx(1 - t / math.sqrt(2 + t**2), rel=1e-6)  # two degrees of freedom
     assert rank({}) == []
 
 
@@ -161,7 +206,7 @@ def test_pairs_that_a_plan_names_are_tested_and_over_tasks_too(tmp_path: Path) -
                             "y": {"a": [5.0], "b": [10.0]}}, (("a", "b"),))
     first, second = (task["pairs"][0] for task in found["tasks"])
     assert first["difference"]["mean"] == pytest.approx(-10) and first["difference"]["different"]
-    assert first["difference"]["p"] == pytest.approx(3.33e-5, rel=1e-2)  # of the one pair that is named: no correction
+    assert first["difference"]["p"] == pytest.approx(0.00166, rel=1e-2)  # of the one pair that is named: no correction
     assert second["difference"]["count"] == 1 and not second["difference"]["different"]
     over = found["pairs_over_tasks"][0]
     assert over["difference"]["mean"] == pytest.approx(math.sqrt(0.5 * (10 * 11 * 12 / 20 / 21.1 / 21.9) ** (1 / 3)))

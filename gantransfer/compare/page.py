@@ -18,8 +18,8 @@ LIGHT = ("#1d5fa8", "#b4530f", "#2f7d4f", "#8a3d9c", "#a32b3a", "#6b6f00", "#0f7
 DARK = ("#7db3f5", "#f0a468", "#7fcf9c", "#d59ae3", "#f28b95", "#cfd35a", "#67c9d6", "#aab4be")
 DISTANCES = ("Fréchet distances of the best generators on the reported split, mean ± standard deviation over seeds. "
              "Bold: the smallest. Grey: not shown to differ from it, for want of seeds or of a difference (bootstrap "
-             "over paired seeds, and Student's p-value with Holm's correction over all pairs of rows, 95 %). At the "
-             "end: the last generators', on the split of the curves.")
+             "over paired seeds, and Student's p-value of the log ratio, with a spread judged by all pairs and Holm's "
+             "correction over them, 95 %). At the end: the last generators', on the split of the curves.")
 SPEED = ("On the selection split, mean over seeds (smallest to largest), of factors the geometric mean. Seconds are "
          "training time alone. Differences of distances are tested as above, over the pairs named here.")
 FINE = 25  # iterations between evaluations, above which a best iteration is said to be known only roughly

@@ -2,8 +2,9 @@
 
 With n seeds the plain bootstrap calls a difference whenever all n agree in sign, which chance alone does in 2^(1-n)
 of the cases: 25 % for three. And with many rows some pair looks different by chance. A difference is therefore called
-only if the bootstrap interval excludes zero *and* Student's paired p-value, adjusted by Holm over all pairs of rows, is
-below 5 %: in a table of equal rows a false call anywhere is then that rare, whichever row came out best.
+only if the bootstrap interval excludes zero *and* Student's paired p-value of the log ratio, with a spread judged by
+all pairs (`gantransfer.compare.student`) and adjusted by Holm over them, is below 5 %: in a table of equal rows a
+false call anywhere is then that rare, whichever row came out best.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from gantransfer.compare.student import p_values, two_sided
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -40,19 +43,6 @@ def paired(differences: Sequence[float], *, level: float = LEVEL, resamples: int
     return {"mean": mean, "low": float(low), "high": float(high), "p": p, "count": n}
 
 
-def two_sided(t: float, freedom: int) -> float:
-    """P(|T| >= |t|) of Student's distribution for whole degrees of freedom (Abramowitz and Stegun, 26.7.3, 26.7.4)."""
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2 == 1
-    term = cosine if odd else 1.0
-    total = 0.0 if freedom == 1 else term
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    inside = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return max(0.0, 1 - inside)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values (Holm, 1979): the family's error rate is kept."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -73,16 +63,35 @@ def differences(values: Mapping[str, Mapping[Any, float]], pairs: Iterable[Pair]
             for a, b in pairs}
 
 
-def tested(found: Mapping[Pair, Sequence[float]]) -> dict[Pair, Test]:
-    """`paired` of every pair that has differences, with ``p`` adjusted over all of them, and ``different``."""
+def tested(found: Mapping[Pair, Sequence[float]],
+           logs: Mapping[Pair, Sequence[float]] | None = None) -> dict[Pair, Test]:
+    """`paired` of every pair that has differences, with ``p`` that of all pairs together, adjusted over them, and
+    ``different``.
+
+    Args:
+        found: the differences of each pair, of which mean and interval are.
+        logs: the same pairs' log ratios, of which p is; None: `found` are such.
+    """
+    judged = found if logs is None else logs
     tests = {pair: paired(values) for pair, values in found.items() if len(values)}
     possible = [pair for pair, test in tests.items() if test["count"] > 1]
-    for pair, p in zip(possible, holm([tests[pair]["p"] for pair in possible]), strict=True):
-        tests[pair]["p"] = p
-    for test in tests.values():
+    if possible:
+        independent = min(len(possible), len(set(itertools.chain(*possible))) - 1)
+        adjusted = holm(p_values([judged[pair] for pair in possible], independent))
+        for pair, p in zip(possible, adjusted, strict=True):
+            tests[pair]["p"] = p
+    for pair, test in tests.items():
         apart = test["low"] is not None and (test["low"] > 0 or test["high"] < 0)
-        test["different"] = apart and test["p"] < 1 - LEVEL
+        agree = test["mean"] * statistics.fmean(judged[pair]) > 0
+        test["different"] = apart and agree and test["p"] < 1 - LEVEL
     return tests
+
+
+def tested_distances(distances: Mapping[str, Mapping[Any, float]], pairs: Iterable[Pair]) -> dict[Pair, Test]:
+    """`tested` of `pairs` of rows: row -> seed -> distance."""
+    pairs = list(pairs)
+    logs = {row: {seed: _log(distance) for seed, distance in of.items()} for row, of in distances.items()}
+    return tested(differences(distances, pairs), differences(logs, pairs))
 
 
 def _turned(test: Test) -> Test:
@@ -91,11 +100,10 @@ def _turned(test: Test) -> Test:
     return {**test, "mean": -test["mean"], "low": ends[0], "high": ends[1]}
 
 
-def _ranked(means: Mapping[str, float], found: Mapping[Pair, Sequence[float]],
-            able: Collection[str]) -> list[dict[str, Any]]:
+def _ranked(means: Mapping[str, float], tests: Mapping[Pair, Test], able: Collection[str]) -> list[dict[str, Any]]:
     """The best of the rows `able`, to which the fewest are ahead on what both have and then of the smallest mean, and
     the others by their means, each with its test against the best."""
-    tests = tested(found)
+    tests = dict(tests)
     tests |= {(b, a): _turned(test) for (a, b), test in tests.items()}
     behind = {label: sum(test["mean"] > 0 for (a, _), test in tests.items() if a == label) for label in able}
     best = min(able, key=lambda label: (behind[label], means[label]))
@@ -115,7 +123,7 @@ def rank(distances: Mapping[str, Mapping[Any, float]]) -> list[dict[str, Any]]:
         The best has the smallest mean of those that no row is ahead of on common seeds, as rows may differ in seeds.
     """
     means = {label: statistics.fmean(of.values()) for label, of in distances.items() if of}
-    return _ranked(means, differences(distances, itertools.combinations(means, 2)), means) if means else []
+    return _ranked(means, tested_distances(distances, itertools.combinations(means, 2)), means) if means else []
 
 
 def log_ratios(distances: Mapping[str, Mapping[str, Mapping[Any, float]]], a: str, b: str) -> dict[str, float]:
@@ -158,7 +166,7 @@ def rank_over_tasks(distances: Mapping[str, Mapping[str, Mapping[Any, float]]]) 
         return []
     found = {(a, b): list(log_ratios(distances, a, b).values()) for a, b in itertools.combinations(labels, 2)}
     most = max(map(len, own.values()))
-    rows = _ranked(means, found, [label for label in labels if len(own[label]) == most])
+    rows = _ranked(means, tested(found), [label for label in labels if len(own[label]) == most])
     for row in rows:
         row["mean"], row["tasks"] = math.exp(row["mean"]), len(own[row["label"]])
         row["to_best"] = row["to_best"] and as_factor(row["to_best"])

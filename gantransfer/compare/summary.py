@@ -15,7 +15,7 @@ from typing import Any
 from gantransfer.compare import convergence
 from gantransfer.compare.cells import Cell, Outcome
 from gantransfer.compare.plan import Comparison, Task, unique
-from gantransfer.compare.ranking import as_factor, differences, log_ratios, rank, rank_over_tasks, tested
+from gantransfer.compare.ranking import as_factor, log_ratios, rank, rank_over_tasks, tested, tested_distances
 from gantransfer.runs import read_lines
 
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
                              if e["label"] == row["label"] and e["status"] == "finished"} for row in rows}
     pairs = [{"a": a, "b": b, **speed} for a, b in comparison.compared_pairs()
              if (speed := convergence.compare(curves.get(a, {}), curves.get(b, {}), comparison.levels))]
-    tests = tested(differences(distances, [(pair["a"], pair["b"]) for pair in pairs]))
+    tests = tested_distances(distances, [(pair["a"], pair["b"]) for pair in pairs])
     for pair in pairs:
         pair["difference"] = tests.get((pair["a"], pair["b"]))
     return {
