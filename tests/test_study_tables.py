@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import method_pairs as method_pairs_table
 from benchmarks import false_calls, minegan_shares, tables
+from benchmarks import method_pairs as method_pairs_table
 from benchmarks.transfergan_ranks import against, agreement, reached, spearman
 
 
