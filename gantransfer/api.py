@@ -113,7 +113,7 @@ def pretrain(
                 "num_classes": len(images.classes) if images.labelled else 0}
     network = runs.checked_network(arch, network)
     gan = runs.blank_source(arch, network, list(images.classes) if images.labelled else [])
-    training = training if training.loss is not None else _with_loss(training, gan)
+    training = _with_loss(training, gan)
     job = job_of("pretrain", [""], images, "scratch", fields, training, measure)
     job = replace(job, arch=arch, network={**network, "name": name})
     return _train(job, [gan], images, folder, progress, new=True)
@@ -213,15 +213,17 @@ def as_source_was_trained(training: Training, gans: Sequence[GAN], method: str, 
     """`training` with the loss filled in where none was asked for: what the critic was trained with for a method that
     says whose critic it takes, else the default."""
     chosen = runs.make_method(method, _seeded(fields, method, training))
-    if training.loss is not None or not hasattr(chosen, "critic_source"):
+    if not hasattr(chosen, "critic_source"):
         return training
     return _with_loss(training, chosen.critic_source(gans))
 
 
 def _with_loss(training: Training, gan: GAN) -> Training:
-    """`training` with the loss that `gan`'s critic was trained with; of a blank one, that its architecture was
-    published with."""
+    """`training` with the loss that `gan`'s critic was trained with and its weight of R1, unless it asks for another
+    loss; of a blank one, what its architecture was published with."""
     known = gan.trained_with
+    if training.loss not in (None, known["loss"]):
+        return training
     gamma = known.get("r1_gamma") if training.r1_gamma is None else training.r1_gamma
     return replace(training, loss=known["loss"], r1_gamma=gamma)
 
@@ -248,8 +250,9 @@ def target_images(
     channels = method.image_channels(config) if hasattr(method, "image_channels") else config["channels"]
     if isinstance(data, ImageData):
         if (data.size, data.channels) != (config["resolution"], channels):
-            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), the source makes "
-                            f"{config['resolution']} px with {channels}; load them with these")
+            grey = " (or give grey)" if (data.channels, channels) == (1, 3) and hasattr(method, "grey") else ""
+            raise DataError(f"the images are {data.size} px with {data.channels} channel(s), and this run trains on "
+                            f"{config['resolution']} px with {channels}; load them so{grey}")
         images = data
     else:
         images = ImageData(data, size=config["resolution"], channels=channels, **(options or {}))

@@ -61,6 +61,8 @@ def class_ids(classes: str | int | Sequence[str | int] | None, names: Sequence[s
     wanted = list(range(len(names))) if classes is None else classes
     if isinstance(wanted, (str, int)):
         wanted = [wanted]
+    if not len(wanted):
+        raise UsageError("no class is asked for; name at least one, or leave the classes out for all in turn")
     ids = []
     for item in wanted:
         if isinstance(item, str) and item in names:

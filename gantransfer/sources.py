@@ -109,6 +109,8 @@ class GAN:
             return self
         other = copy.copy(self)
         other.generator = fold(copy.deepcopy(self.generator))
+        if self.raw_generator is not None:
+            other.raw_generator = fold(copy.deepcopy(self.raw_generator))
         return other
 
     @classmethod
@@ -175,14 +177,15 @@ class GAN:
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write config.json, the networks (`plain`) as safetensors, and a model card; returns the directory."""
         folder = Path(directory)
-        generator = self.plain().generator
+        plain = self.plain()
+        generator, raw = plain.generator, plain.raw_generator
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot create '{folder}' ({error.strerror}); choose another folder") from None
-        if self.raw_generator is not None:
-            write_tensors(self.raw_generator.state_dict(), folder / "generator.safetensors")
-        part = "generator" if self.raw_generator is None else "generator_ema"
+        if raw is not None:
+            write_tensors(raw.state_dict(), folder / "generator.safetensors")
+        part = "generator" if raw is None else "generator_ema"
         write_tensors(generator.state_dict(), folder / f"{part}.safetensors")
         if self.discriminator is not None:
             write_tensors(self.discriminator.state_dict(), folder / "discriminator.safetensors")
@@ -195,7 +198,7 @@ class GAN:
             "standing": any(n.standing for n in generator.standing_norms()),
             "card": self.card,
         }
-        others = {"generator": self.raw_generator, "discriminator": self.discriminator}
+        others = {"generator": raw, "discriminator": self.discriminator}
         meta["other_sha256"] = {name: state_sha256(net) for name, net in others.items() if net is not None}
         if self.lineage:
             meta["lineage"] = list(self.lineage)
@@ -228,7 +231,8 @@ class GAN:
             truncation: in (0, 1]; smaller is more typical and less varied.
         """
         z = draw_latents(n, self.generator.z_dim, seed, truncation, getattr(self.generator, "picks", 0))
-        y = class_ids(classes, self.classes, n) if self.generator.num_classes else None
+        y = class_ids(classes, self.classes, n)
+        y = y if self.generator.num_classes else None
         return channels_last(generate(self.generator, z, y, batch_size))
 
     def stream(
@@ -239,7 +243,8 @@ class GAN:
         start, generator = 0, self.generator
         with kept_memory():  # from part to part
             for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
-                y = class_ids(classes, self.classes, len(z), start) if generator.num_classes else None
+                y = class_ids(classes, self.classes, len(z), start)
+                y = y if generator.num_classes else None
                 yield channels_last(generate(generator, z, y, rows))
                 start += len(z)
 

@@ -48,7 +48,7 @@ def _sites(generator: nn.Module, groups: Sequence[int] | None) -> list[bool]:
     have = style_groups(generator)
     if not have:
         raise ModelError("this model has no styles to mix; they come with method adafm and --head style")
-    chosen = have[:1] if groups is None else list(groups)
+    chosen = have[:1] if groups is None else [groups] if isinstance(groups, int) else list(groups)
     for group in chosen:
         if group not in have:
             raise UsageError(f"style group {group} does not exist; this model has {', '.join(map(str, have))}")
@@ -74,14 +74,15 @@ def _mix(generator: nn.Module, z_source: Tensor, z_destination: Tensor, y: Tenso
 
 
 def style_mix(
-    gan: GAN, sources: Sequence[int], destinations: Sequence[int], groups: Sequence[int] | None = None,
+    gan: GAN, sources: Sequence[int], destinations: Sequence[int], groups: int | Sequence[int] | None = None,
     class_name: str | int | None = None, truncation: float = 1.0,
 ) -> np.ndarray:
     """Every source with every destination's style: uint8 [sources, destinations, H, W, C].
 
     Args:
         sources, destinations: seeds, one latent each (as ``gan.sample(1, seed=...)`` draws it).
-        groups: whose styles are the destination's (None: the one next to the general part, the paper's Group 5).
+        groups: one or several whose styles are the destination's (None: the one next to the general part, the paper's
+            Group 5).
         class_name: of all images (None: the first class).
         truncation: as in `GAN.sample`.
 
@@ -94,15 +95,16 @@ def style_mix(
     z_dim, many = gan.generator.z_dim, len(destinations)
     a, b = (torch.cat([draw_latents(1, z_dim, seed, truncation) for seed in seeds])
             for seeds in (sources, destinations))
-    y = None
-    if gan.generator.num_classes:
-        y = class_ids(class_name if class_name is not None else 0, gan.classes, len(sources) * many)
-    mixed = _mix(gan.generator, a.repeat_interleave(many, 0), b.repeat(len(sources), 1), y, chosen)
+    y = class_ids(class_name if class_name is not None else 0, gan.classes, len(sources) * many)
+    mixed = _mix(gan.generator, a.repeat_interleave(many, 0), b.repeat(len(sources), 1),
+                 y if gan.generator.num_classes else None, chosen)
     return channels_last(mixed).reshape(len(sources), many, *mixed.shape[2:], mixed.shape[1])
 
 
-def style_grid(gan: GAN, sources: Sequence[int], destinations: Sequence[int], groups: Sequence[int] | None = None,
-               class_name: str | int | None = None, truncation: float = 1.0) -> np.ndarray:
+def style_grid(
+    gan: GAN, sources: Sequence[int], destinations: Sequence[int], groups: int | Sequence[int] | None = None,
+    class_name: str | int | None = None, truncation: float = 1.0,
+) -> np.ndarray:
     """The paper's picture (Figure 12), uint8 [(1 + sources) * (1 + destinations), H, W, C] row by row: destinations
     above, sources on the left, `style_mix` between them, an empty corner."""
     between = style_mix(gan, sources, destinations, groups, class_name, truncation)
@@ -116,18 +118,26 @@ def style_grid(gan: GAN, sources: Sequence[int], destinations: Sequence[int], gr
 
 
 def style_augment(
-    gan: GAN, n: int, seed: int = 0, groups: Sequence[int] | None = None,
-    classes: Sequence[str | int] | None = None, truncation: float = 1.0,
+    gan: GAN, n: int, seed: int = 0, groups: int | Sequence[int] | None = None,
+    classes: str | int | Sequence[str | int] | None = None, truncation: float = 1.0,
 ) -> Iterator[Mixed]:
     """`n` style-mixed images for training something else, `classes` (None: all) in turn, each of two latents of its
     own.
 
     The same seed gives the same images; image i does not depend on `n`, but for rounding.
+
+    Raises:
+        ModelError: the model has no styles. UsageError: no such group or class, `n` below 1, a negative seed.
     """
     chosen = _sites(gan.generator, groups)
     if n < 1:
         raise UsageError(f"{n} style-mixed images are not possible; give 1 or more")
-    z_dim, wanted = gan.generator.z_dim, class_ids(classes, gan.classes, n)
+    draw_latents(0, gan.generator.z_dim, seed, truncation)  # for its checks
+    return _pairs(gan, chosen, n, seed, class_ids(classes, gan.classes, n), truncation)
+
+
+def _pairs(gan: GAN, chosen: Sequence[bool], n: int, seed: int, wanted: Tensor, truncation: float) -> Iterator[Mixed]:
+    z_dim = gan.generator.z_dim
     for start in range(0, n, AT_A_TIME):
         count = min(AT_A_TIME, n - start)
         seeds = [tuple(map(int, np.random.SeedSequence([seed, i]).generate_state(2)))

@@ -19,17 +19,20 @@ import gantransfer as gt
 from gantransfer import api
 from gantransfer.cli.pictures import class_folders
 from gantransfer.data import ImageData
+from gantransfer.defaults import Training
 from gantransfer.errors import DataError, ModelError, UsageError
 from gantransfer.losses import AdversarialLoss
 from gantransfer.methods.adafm import AdaFM
 from gantransfer.plan import Target
 from gantransfer.registry import architectures
+from gantransfer.report.filters import modulated
+from gantransfer.report.reading import RunFiles
 
 SHORT: dict[str, Any] = {"steps": 2, "batch_size": 4, "eval_nimg": 0, "evaluate": False, "threads": 1,
                          "style_dim": 6, "mapping_layers": 2}
 
 
-def test_a_flat_folder_and_the_sources_loss(tmp_path: Path) -> None:
+def test_a_flat_folder_and_the_sources_loss(tmp_path: Path, capsys: Capture) -> None:
     """No labels are needed though the source has some, and the loss is what its critic was trained with."""
     images = write_images(tmp_path / "images", {"": 10})
     run = gt.adapt(make_source("gp_gan"), images, "adafm", tmp_path / "run", **SHORT)
@@ -41,6 +44,8 @@ def test_a_flat_folder_and_the_sources_loss(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Modulated filters" in page and "Style mixing" in page
     assert gt.style_mix(run.gan, [0], [1]).shape == (1, 1, 32, 32, 1)
+    code, text, err = call(capsys, "sample", run.path, "--augment-to", 2, "--out", tmp_path / "more")
+    assert code == 0 and sorted(file.name for file in (tmp_path / "more").iterdir()) == ["00000.png", "00001.png"], err
     hinge = gt.adapt(make_source("gp_gan"), images, "adafm", tmp_path / "hinge", **SHORT, loss="hinge")
     assert "kind: hinge" in (hinge.path / "config.yaml").read_text()
     with pytest.raises(DataError, match="flat folder"):
@@ -75,6 +80,12 @@ def test_scales_of_runs_and_adapters_side_by_side(tmp_path: Path, capsys: Captur
         assert part in page, part
     code, text, err = call(capsys, "explain", run, "--beside", run)
     assert code == 0 and "No run leads the others" in (run / "report.html").read_text()
+    record = json.loads((run / "analysis" / "modulation.json").read_text())
+    del record["groups"][0]["group"]
+    record["compared"] |= {"rows": [[1.0]] * 2, "columns": ["many", 1]}
+    (run / "analysis" / "modulation.json").write_text(json.dumps(record))
+    found = modulated(RunFiles(run))  # a damaged record costs its own part of the page
+    assert "Group 2" not in found["charts"][0][1] and "Group 3" in found["charts"][0][1] and not found["sorted"]
     for words, message in ((("--out", tmp_path / "figures"), "means nothing for run"), (("--top", 2), "top '2' means"),
                            (("--seed", 1), "seed '1' means"), (("--beside", place), "no modulated filters to compare")):
         code, _, err = call(capsys, "explain", run, *words)
@@ -94,6 +105,12 @@ def test_classes_whose_names_make_one_folder_stay_apart(tmp_path: Path, capsys: 
     for way in (("--augment-to", 2), ("--mix-styles", "0,1:2")):
         code, _, err = call(capsys, "sample", tmp_path / "run", *way, "--columns", 3, "--out", tmp_path / "no.png")
         assert code == 2 and "--columns 3 has no meaning beside" in err
+    for words, message in ((("--mix-styles", ""), "--mix-styles is ''; give seeds of sources"),
+                           (("--mix-styles", "0:1", "--style-groups", ","), "--style-groups names no group"),
+                           (("--augment-to", 2, "--out", "more.zip"), "writes a folder per class"),
+                           (("--classes", ""), "--classes names no class")):
+        code, _, err = call(capsys, "sample", tmp_path / "run", *words)
+        assert code == 2 and message in err, err
     mixing = ("--mix-styles", "0,1:2,3,4", "--out", tmp_path / "mix.png")
     code, text, err = call(capsys, "sample", tmp_path / "run", *mixing)
     with Image.open(tmp_path / "mix.png") as picture:
@@ -133,9 +150,39 @@ def test_a_grey_target_of_a_colour_source(tmp_path: Path) -> None:
     colour = make_source("gp_gan-unconditional", channels=3)
     z, _ = latents(colour, 3)
     averaged = colour.generator.with_changes(0, True, channels=1, replicate=True)
-    averaged.embedding.load_state_dict(colour.generator.embedding.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(averaged(z), colour.generator(z).mean(1, keepdim=True))
+
+
+def test_classes_of_a_kept_first_layer_start_from_the_mean() -> None:
+    source = make_source("gp_gan", channels=3)
+    mean = source.generator.embedding.weight.mean(0)
+    for grey in (True, False):
+        method = AdaFM(grey=grey, head="source", first_layer="source", modulation="none")
+        own = method.reshape([source], Target(6, ("a", "b"), 32, 1 if grey else 3)).embedding.weight
+        torch.testing.assert_close(own, mean.expand(2, -1))
+    fresh = AdaFM(grey=True, head="source", modulation="none").reshape([source], Target(6, ("a", "b"), 32, 1))
+    assert not torch.isclose(fresh.embedding.weight, mean).all()
+
+
+def test_grey_images_for_a_colour_source_name_the_way_out(tmp_path: Path) -> None:
+    images = ImageData(write_images(tmp_path / "images", {"a": 4}), size=32, channels=1)
+    with pytest.raises(DataError, match=r"trains on 32 px with 3; load them so \(or give grey\)"):
+        gt.adapt(make_source("gp_gan", channels=3), images, "adafm", tmp_path / "run", **SHORT)
+
+
+def test_the_weight_of_r1_is_the_sources_unless_another_loss_is_asked_for() -> None:
+    gan = make_source("gp_gan")
+    for asked, kind, gamma in ((None, "non-saturating", 20), ("non-saturating", "non-saturating", 20),
+                               ("hinge", "hinge", 2)):  # hinge: the default weight
+        found = api.as_source_was_trained(Training(loss=asked), [gan], "adafm", {}).resolve(100, "adapt")[1]
+        assert (found.kind, found.r1_gamma) == (kind, gamma)
+
+
+def test_without_filters_to_modulate_none_is_named(tmp_path: Path) -> None:
+    notes = assemble(tmp_path / "run", make_source("gp_gan"), make_data(tmp_path / "images"), "adafm",
+                     {"general_g": 1, "style_dim": 6, "mapping_layers": 2}, steps=1).trainer.plan.notes
+    assert notes[0] == "G1 and D2 frozen, filters: not modulated"
 
 
 def test_a_grey_source_needs_no_such_thing(tmp_path: Path) -> None:
@@ -162,6 +209,8 @@ def test_the_adapter_holds_head_and_modulation_alone(tmp_path: Path) -> None:
     ({"head": "styles"}, UsageError, "head 'styles' does not exist; did you mean 'style'"),
     ({"modulation": "ada"}, UsageError, "did you mean 'adafm'"),
     ({"style_blocks": 0}, ModelError, "style_blocks 0 is not possible"),
+    ({"head": "source", "first_layer": "source", "z_dim": 5}, UsageError,
+     "z_dim 5 is not the source's 8, which its first layer takes; use first_layer 'random'"),
 ])
 def test_what_does_not_fit_is_said_before_any_image_is_read(
     fields: dict[str, Any], error: type[Exception], message: str, tmp_path: Path

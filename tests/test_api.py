@@ -295,8 +295,8 @@ def test_small_grey_images_become_the_sources_size(source: Path, tmp_path: Path)
 
 def test_ready_images_must_fit(source: Path, folder: Path, tmp_path: Path) -> None:
     data = ImageData(folder, size=16, channels=1)
-    refused(DataError, "the images are 16 px with 1 channel.*the source makes 32 px", tmp_path / "out", source, data,
-            "bsa")
+    refused(DataError, "the images are 16 px with 1 channel.*this run trains on 32 px with 1", tmp_path / "out", source,
+            data, "bsa")
     data = ImageData(folder, size=32, channels=1).class_subset(["c", "a"])
     found = gt.adapt(source, data, "bsa", tmp_path / "out", evaluate=False, **{**FAST, "steps": 1})
     assert found.classes == ["c", "a"]

@@ -152,6 +152,21 @@ def test_one_file_of_all_networks(shared: Path, tmp_path: Path) -> None:
     assert (again.sample(5, seed=1) == gan.sample(5, seed=1)).all()
 
 
+def test_one_file_of_a_modulated_model(shared: Path, tmp_path: Path) -> None:
+    """Of method AdaFM: both generators are saved as plain tensors, and load again."""
+    root = shared / "fixtures" / "gpgan"
+    g, d = (load_file(root / f"adafm.{net}.safetensors") for net in "GD")
+    average = {k: v * 1.5 if k.endswith(".gamma") else v for k, v in g.items()}
+    torch.save({"generator": g, "generator_test": average, "discriminator": d}, tmp_path / "model.pt")
+    gan = gt.convert("adafm", tmp_path / "model.pt")
+    again = gt.GAN.from_pretrained(gan.save_pretrained(tmp_path / "saved"))
+    z = torch.randn(2, gan.generator.z_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for before, after in ((gan.generator, again.generator), (gan.raw_generator, again.raw_generator)):
+            torch.testing.assert_close(after(z), before(z), atol=1e-6, rtol=0)
+    assert again.sha256 == gan.sha256
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"generator": {"nfilter": 4}}, "config says nfilter 4 but the tensors have 3"),
     ({"generator": {"nlabels": 6}}, "config says nlabels 6 but the tensors have 5"),

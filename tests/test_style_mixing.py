@@ -81,8 +81,7 @@ def test_images_for_training(gan: GAN) -> None:
     assert not np.array_equal(next(style_augment(gan, 1, seed=2)).image, found[0].image)
     short = list(style_augment(gan, 3, seed=1, classes=[classes - 1], truncation=0.3))
     assert [m.label for m in short] == [classes - 1] * 3 and not alike(short[0].image, few[0].image)
-    with pytest.raises(UsageError, match="class 'nope' is not one of this model's"):
-        next(style_augment(gan, 1, classes=["nope"]))
+    assert np.array_equal(style_mix(gan, [3], [7], 5), style_mix(gan, [3], [7], [5]))
 
 
 def test_what_cannot_be_mixed(gan: GAN, tmp_path: Path) -> None:
@@ -90,8 +89,15 @@ def test_what_cannot_be_mixed(gan: GAN, tmp_path: Path) -> None:
         style_mix(gan, [0], [1], [6])
     with pytest.raises(UsageError, match="at least one seed"):
         style_mix(gan, [], [1])
-    with pytest.raises(UsageError, match="0 style-mixed images"):
-        next(style_augment(gan, 0))
+    for wrong, message in (({"n": 0}, "0 style-mixed images"), ({"classes": ["nope"]}, "class 'nope' is not one of"),
+                           ({"classes": []}, "no class is asked for"), ({"seed": -1}, "seed -1 is not possible"),
+                           ({"groups": 6}, "style group 6 does not exist")):
+        with pytest.raises(UsageError, match=message):
+            style_augment(gan, **{"n": 1, **wrong})  # at once, before any image
+    with pytest.raises(UsageError, match="class 'nope' is not one of this model's"):
+        style_mix(gan, [0], [1], class_name="nope")
+    with pytest.raises(UsageError, match="class 'nope' is not one of this model's"):
+        gan.sample(1, "nope")
     plain = make_source("gp_gan")
     with pytest.raises(ModelError, match="has no styles to mix"):
         style_mix(plain, [0], [1])

@@ -29,11 +29,11 @@ def sample(settings: dict[str, Any]) -> None:
     from gantransfer import api
 
     ways = [name for name in ("single", "interpolate", "interpolate_latents", "mix_styles", "augment_to")
-            if settings.get(name)]
+            if settings.get(name) not in (None, False)]
     if len(ways) > 1:
         one, other = (way.replace("_", "-") for way in ways[:2])
         raise UsageError(f"--{one} and --{other} cannot go together; choose one")
-    if settings.get("style_groups") and not {"mix_styles", "augment_to"} & set(ways):
+    if settings.get("style_groups") is not None and not {"mix_styles", "augment_to"} & set(ways):
         raise UsageError("--style-groups belongs to --mix-styles or --augment-to; give one of them too")
     for name, flag, other in (("count", "-n", "mix_styles"), ("seed", "--seed", "mix_styles"),
                               ("count", "-n", "augment_to"), ("columns", "--columns", "mix_styles"),
@@ -67,6 +67,8 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"--truncation is {truncation:g}; give more than 0 and at most 1")
     if len(settings.get("interpolate", ("", ""))) != 2:
         raise UsageError(f"--interpolate is '{','.join(settings['interpolate'])}'; give two classes, as in A,B")
+    if settings.get("style_groups") == []:
+        raise UsageError("--style-groups names no group; give numbers as in 5 or 5,6, or leave it out")
     if len(settings.get("interpolate_latents", (0, 1))) < 2:
         raise UsageError("--interpolate-latents needs at least two seeds, as in 0,1,2")
 
@@ -75,6 +77,8 @@ def _check_out(out: Path, way: str) -> None:
     suffixes = {"": (".png",), "mix_styles": (".png",)}.get(way, () if way in FOLDERS else (".webp",))
     if suffixes and out.suffix.lower() not in suffixes:
         raise UsageError(f"--out is '{out}'; give a name that ends in {suffixes[0]}")
+    if way == "augment_to" and out.suffix.lower() == ".zip":
+        raise UsageError(f"--out is '{out}', and --augment-to writes a folder per class; give a folder's name")
     if way == "single" and out.suffix.lower() == ".zip":
         if out.is_dir():
             raise UsageError(f"output '{out}' is a folder; give another name for the zip")
@@ -88,6 +92,8 @@ def _classes(wanted: list[str] | None, names: list[str]) -> list[str | int]:
     """Names where they are names, else class numbers."""
     if wanted is None:
         return list(names)
+    if not wanted:
+        raise UsageError("--classes names no class; name at least one, or leave it out for all")
     return [int(item) if item not in names and item.isdigit() else item for item in wanted]
 
 
@@ -180,10 +186,11 @@ def _augmented(gan: Any, classes: list[str | int], out: Path, settings: dict[str
 
     images = style_augment(gan, settings["augment_to"], settings.get("seed", 0), settings.get("style_groups"), classes,
                            settings.get("truncation", 1.0))
-    folders = class_folders(gan.classes)
+    labelled = gan.generator.num_classes > 0
+    folders = [out / name for name in class_folders(gan.classes)] if labelled else [out]
     used = set()
     for number, mixed in enumerate(images):
-        file = out / folders[mixed.label] / f"{number:05d}.png"
+        file = folders[mixed.label] / f"{number:05d}.png"
         used.add(mixed.label)
         _write(file, lambda mixed=mixed, file=file: _picture(mixed.image, settings.get("scale") or 1).save(file))
     say(f"{out}: {settings['augment_to']} style-mixed images in {len(used)} folder{'s' if len(used) > 1 else ''}")
@@ -223,7 +230,7 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
     steps = torch.linspace(0, 1, settings.get("frames") or 24)
     z_dim, device = generator.z_dim, next(generator.parameters()).device
     free = getattr(generator, "picks", 0)
-    if settings.get("interpolate"):
+    if settings.get("interpolate") is not None:
         if not generator.num_classes:
             raise UsageError("--interpolate needs a model with classes, and this one has none; "
                              "use --interpolate-latents")
@@ -239,7 +246,8 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
             yield channels_last(_generate_mixed(generator, z.to(device), ClassMixture(weights)))
         return
     seeds = settings["interpolate_latents"]
-    labels = class_ids(classes, gan.classes, count) if generator.num_classes else None
+    labels = class_ids(classes, gan.classes, count)
+    labels = labels if generator.num_classes else None
     stations = [draw_latents(count, z_dim, s, truncation, free) for s in seeds]
     held = stations[0] if getattr(generator, "style_sites", 0) else None  # what moves are the latents, not the noise
     for here, there in zip(stations, [*stations[1:], stations[0]], strict=True):

@@ -14,6 +14,8 @@ but a second rate for them (leave the modulation on for the letter of it).
 Only in the published code, and options here: `scaled_norm`, `clamp`, `modulation_nimg` (10,001 iterations of 16 images)
 and, of the training settings, ``order="generator"`` and for 25 images ``r2_gamma=40`` beside ``r1_gamma=40`` (the
 code's 20 without the factor 1/2). The code leaves the label out; here a target with classes has labels in head and D.
+Of a source with a moving average of G, that is what is transferred, as by every method here; the code's files of
+pre-trained weights are of the raw G.
 """
 
 from __future__ import annotations
@@ -46,13 +48,15 @@ class AdaFM:
         modulation_nimg: images shown before the modulation starts to train.
         start: "pretrained", or "scratch": nothing is transferred, and everything trains.
         first_layer: with head "source", whether the layer after the latents starts "random" (as published, the label's
-            and latent's sizes differ there) or as the "source"'s. In D the last layer does likewise. In other networks
-            than GP-GAN G's layer is the source's, with class parameters from its mean, and D's class rows are meant.
-        z_dim: length of the latent; 0 is the source's. Another one needs a fresh first layer.
+            and latent's sizes differ there) or as the "source"'s, with class parameters from its mean. In D the last
+            layer does likewise. In other networks than GP-GAN G's layer is always the source's, and D's class rows are
+            meant.
+        z_dim: length of the latent; 0 is the source's. Another one needs a "random" first layer.
         style_blocks, style_dim, mapping_layers: of the style head.
         scaled_norm, clamp: the published code's junction of head and general part, and its clamped AdaIN gradient.
         grey: the target is grey and the source is not: the frozen image layers stay, D's input is repeated over
-            channels and G's output averaged (appendix I).
+            channels and G's output averaged (appendix I). R1 is of the grey image, whose gradient is the sum over the
+            three copies.
         lr_g, lr_d, lr_modulation: Adam rates of G's head, of D and of the modulation. beta2: Adam's (the first is 0).
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
@@ -123,10 +127,13 @@ class AdaFM:
                 what = "a style head" if self.head == "style" else what
                 raise ModelError(f"a generator of architecture '{source.config['arch']}' cannot take {what}; use head "
                                  "'source' with the source's z_dim and without grey, or a gp_gan source")
-            self._check_range("general_g", self.general_g, len(generator.blocks) + 1, "generator")
+            self._check_range("general_g", self.general_g, [*generator.blocks, generator.head], "generator")
             return with_target_classes(source, target.num_classes, "mean", self.init_seed)
         own = generator.config
-        self._check_range("general_g", self.general_g, len(own.layout.g), "generator", int(self.head == "style"))
+        if "z_dim" in changes and self.head == "source" and self.first_layer == "source":
+            raise UsageError(f"z_dim {self.z_dim} is not the source's {generator.z_dim}, which its first layer takes; "
+                             "use first_layer 'random', or leave z_dim out")
+        self._check_range("general_g", self.general_g, own.layout.g, "generator", int(self.head == "style"))
         if own.general:
             raise ModelError("this source has a style head already and adafm puts one on a plain generator; start from "
                              "the model that it was adapted from, or use transfergan")
@@ -134,10 +141,10 @@ class AdaFM:
             return with_target_classes(source, target.num_classes, "mean", self.init_seed)
         return generator.with_changes(target.num_classes, self.first_layer == "source", **changes)
 
-    def _check_range(self, name: str, value: int, most: int, network: str, least: int = 0) -> None:
-        if not least <= value <= most:
-            raise UsageError(f"{name} {value} is outside {least} to {most}, the groups of this source's {network} (the "
-                             "image layer is the first)")
+    def _check_range(self, name: str, value: int, groups: Sequence[Any], network: str, least: int = 0) -> None:
+        if not least <= value <= len(groups):
+            raise UsageError(f"{name} {value} is outside {least} to {len(groups)}, the groups of this source's "
+                             f"{network}, counted from the image on")
 
     def _general(self, generator: nn.Module) -> list[nn.Module]:
         """G's frozen groups, the image layer first."""
@@ -161,7 +168,7 @@ class AdaFM:
             critic = source.discriminator.with_classes(target.num_classes, rows, **changes)
             if self.start == "scratch":
                 critic = critic.fresh(target.num_classes)
-        self._check_range("general_d", self.general_d, len(critic.blocks), "discriminator")
+        self._check_range("general_d", self.general_d, critic.blocks, "discriminator")
         return critic
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
@@ -186,7 +193,8 @@ class AdaFM:
         delayed = bool(modulation and self.modulation_nimg)
         phases = loss.phases(generator, critic, g_updates=("G",) if delayed else learned,
                              later=(self.modulation_nimg, learned) if delayed else None)
-        notes = (f"G{self.general_g} and D{self.general_d} frozen, filters: {self.modulation}" if transferred else
+        filters = self.modulation if modulation else "not modulated"
+        notes = (f"G{self.general_g} and D{self.general_d} frozen, filters: {filters}" if transferred else
                  "nothing transferred", f"head: {self.head}")
         return Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=[*frozen_d, *self._normed(frozen_g)],
                     notes=notes)

@@ -365,7 +365,8 @@ class Generator(ConfiguredGenerator, _Groups):
 
     def with_changes(self, classes: int, keep_first: bool, **changes: Any) -> Generator:
         """A copy with other settings: of this one's tensors it has those whose names and shapes still fit, everything
-        else, the label embedding always and without `keep_first` the layer after the latents, is newly initialised.
+        else is newly initialised. So are, without `keep_first`, the layer after the latents and the label embedding;
+        with it every class has the mean of the old ones' embeddings.
 
         `changes`: fields of `GPGANConfig`, as ``general=4`` for a style head above the last groups.
         """
@@ -374,6 +375,8 @@ class Generator(ConfiguredGenerator, _Groups):
         fresh = ("embedding.", "specific.") + (() if keep_first else ("fc.",))
         kept = {k: v for k, v in own.items()
                 if k in new and v.shape == new[k].shape and not k.startswith(fresh)}
+        if keep_first and "embedding.weight" in own and "fc.weight" in kept:
+            kept["embedding.weight"] = own["embedding.weight"].mean(0).expand_as(new["embedding.weight"])
         target.load_state_dict({**new, **kept})
         return target.to(self.conv_img.weight.device).train(self.training)
 

@@ -20,7 +20,7 @@ MOST_COLUMNS = 500  # of the sorted comparison: more are averaged
 def modulated(run: RunFiles) -> dict[str, Any] | None:
     """Everything the section shows, or None for a run without modulated filters."""
     record = run.json("analysis/modulation.json")
-    groups = [row for row in as_rows(record.get("groups")) if all(
+    groups = [row for row in as_rows(record.get("groups")) if "group" in row and all(
         all(finite(as_dict(row.get(kind)).get(end)) for end in ENDS) for kind, _, _ in KINDS)]
     if not groups:
         if record:
@@ -73,7 +73,9 @@ def _sorted(compared: Row) -> str:
         return ""
     if not as_list(rows[0]):
         return "<p>No run leads the others in any scale.</p>"
-    if any(len(as_list(row)) != len(rows[0]) or not all(finite(v) for v in row) for row in rows):
+    counts = as_list(compared.get("columns"))
+    if not all(map(finite, counts)) or any(
+            len(as_list(row)) != len(rows[0]) or not all(map(finite, row)) for row in rows):
         return ""
     per = -(-len(rows[0]) // MOST_COLUMNS)
     shown = [[sum(row[i : i + per]) / len(row[i : i + per]) for i in range(0, len(row), per)] for row in rows]
@@ -87,7 +89,7 @@ def _sorted(compared: Row) -> str:
                   f'fill-opacity="{min(1.0, max(0.0, value)):.2f}"/>' for c, value in enumerate(row)]
         parts.append("</g>")
     start = 0.0
-    for count in as_list(compared.get("columns"))[:-1]:
+    for count in counts[:-1]:
         start += count / per * pitch
         parts.append(f'<path class="rule" d="M{left + start:.1f} 0V{4 + 30 * len(shown)}"/>')
     return svg(left + 872, 8 + 30 * len(shown), "Sorted comparison of scales", parts)
