@@ -220,6 +220,12 @@ class GAN:
         lines += [f"- {k}: {v}" for k, v in self.card.items() if k not in ("name", "description", "license")]
         return "\n".join(lines) + "\n"
 
+    def labels(self, classes: str | int | Sequence[str | int] | None, n: int, start: int = 0) -> Tensor | None:
+        """What the generator takes for `classes`, int64 [n] as `class_ids` has them; None for one without classes, whose
+        images go by a single name, which is checked all the same (UsageError)."""
+        ids = class_ids(classes, self.classes, n, start)
+        return ids if self.generator.num_classes else None
+
     def sample(
         self, n: int, classes: str | int | Sequence[str | int] | None = None, seed: int = 0,
         truncation: float = 1.0, batch_size: int = 128,
@@ -231,9 +237,7 @@ class GAN:
             truncation: in (0, 1]; smaller is more typical and less varied.
         """
         z = draw_latents(n, self.generator.z_dim, seed, truncation, getattr(self.generator, "picks", 0))
-        y = class_ids(classes, self.classes, n)
-        y = y if self.generator.num_classes else None
-        return channels_last(generate(self.generator, z, y, batch_size))
+        return channels_last(generate(self.generator, z, self.labels(classes, n), batch_size))
 
     def stream(
         self, n: int, classes: str | int | Sequence[str | int] | None = None, seed: int = 0, truncation: float = 1.0,
@@ -243,9 +247,7 @@ class GAN:
         start, generator = 0, self.generator
         with kept_memory():  # from part to part
             for z in latent_chunks(n, generator.z_dim, seed, truncation, getattr(generator, "picks", 0), rows):
-                y = class_ids(classes, self.classes, len(z), start)
-                y = y if generator.num_classes else None
-                yield channels_last(generate(generator, z, y, rows))
+                yield channels_last(generate(generator, z, self.labels(classes, len(z), start), rows))
                 start += len(z)
 
     @torch.no_grad()

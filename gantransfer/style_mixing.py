@@ -39,7 +39,7 @@ def style_groups(generator: nn.Module) -> list[int]:
     return [generator.config.general + 1 + i for i in range(sites // SITES)]
 
 
-def _sites(generator: nn.Module, groups: Sequence[int] | None) -> list[bool]:
+def _sites(generator: nn.Module, groups: int | Sequence[int] | None) -> list[bool]:
     """For every site from the latents on, whether its style comes from the destination.
 
     Raises:
@@ -95,9 +95,8 @@ def style_mix(
     z_dim, many = gan.generator.z_dim, len(destinations)
     a, b = (torch.cat([draw_latents(1, z_dim, seed, truncation) for seed in seeds])
             for seeds in (sources, destinations))
-    y = class_ids(class_name if class_name is not None else 0, gan.classes, len(sources) * many)
-    mixed = _mix(gan.generator, a.repeat_interleave(many, 0), b.repeat(len(sources), 1),
-                 y if gan.generator.num_classes else None, chosen)
+    y = gan.labels(class_name if class_name is not None else 0, len(sources) * many)
+    mixed = _mix(gan.generator, a.repeat_interleave(many, 0), b.repeat(len(sources), 1), y, chosen)
     return channels_last(mixed).reshape(len(sources), many, *mixed.shape[2:], mixed.shape[1])
 
 

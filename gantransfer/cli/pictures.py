@@ -246,8 +246,7 @@ def _stations(gan: Any, classes: list[str | int], count: int, settings: dict[str
             yield channels_last(_generate_mixed(generator, z.to(device), ClassMixture(weights)))
         return
     seeds = settings["interpolate_latents"]
-    labels = class_ids(classes, gan.classes, count)
-    labels = labels if generator.num_classes else None
+    labels = gan.labels(classes, count)
     stations = [draw_latents(count, z_dim, s, truncation, free) for s in seeds]
     held = stations[0] if getattr(generator, "style_sites", 0) else None  # what moves are the latents, not the noise
     for here, there in zip(stations, [*stations[1:], stations[0]], strict=True):

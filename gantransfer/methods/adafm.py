@@ -127,13 +127,13 @@ class AdaFM:
                 what = "a style head" if self.head == "style" else what
                 raise ModelError(f"a generator of architecture '{source.config['arch']}' cannot take {what}; use head "
                                  "'source' with the source's z_dim and without grey, or a gp_gan source")
-            self._check_range("general_g", self.general_g, [*generator.blocks, generator.head], "generator")
+            self._check_range("general_g", self.general_g, len(generator.blocks) + 1, "generator")
             return with_target_classes(source, target.num_classes, "mean", self.init_seed)
         own = generator.config
         if "z_dim" in changes and self.head == "source" and self.first_layer == "source":
             raise UsageError(f"z_dim {self.z_dim} is not the source's {generator.z_dim}, which its first layer takes; "
                              "use first_layer 'random', or leave z_dim out")
-        self._check_range("general_g", self.general_g, own.layout.g, "generator", int(self.head == "style"))
+        self._check_range("general_g", self.general_g, len(own.layout.g), "generator", int(self.head == "style"))
         if own.general:
             raise ModelError("this source has a style head already and adafm puts one on a plain generator; start from "
                              "the model that it was adapted from, or use transfergan")
@@ -141,10 +141,10 @@ class AdaFM:
             return with_target_classes(source, target.num_classes, "mean", self.init_seed)
         return generator.with_changes(target.num_classes, self.first_layer == "source", **changes)
 
-    def _check_range(self, name: str, value: int, groups: Sequence[Any], network: str, least: int = 0) -> None:
-        if not least <= value <= len(groups):
-            raise UsageError(f"{name} {value} is outside {least} to {len(groups)}, the groups of this source's "
-                             f"{network}, counted from the image on")
+    def _check_range(self, name: str, value: int, most: int, network: str, least: int = 0) -> None:
+        if not least <= value <= most:
+            raise UsageError(f"{name} {value} is outside {least} to {most}, the groups of this source's {network}, "
+                             "counted from the image on")
 
     def _general(self, generator: nn.Module) -> list[nn.Module]:
         """G's frozen groups, the image layer first."""
@@ -168,7 +168,7 @@ class AdaFM:
             critic = source.discriminator.with_classes(target.num_classes, rows, **changes)
             if self.start == "scratch":
                 critic = critic.fresh(target.num_classes)
-        self._check_range("general_d", self.general_d, critic.blocks, "discriminator")
+        self._check_range("general_d", self.general_d, len(critic.blocks), "discriminator")
         return critic
 
     def plan(self, generator: nn.Module, sources: Sequence[Source], target: Target, loss: AdversarialLoss) -> Plan:
