@@ -221,8 +221,8 @@ class GAN:
         return "\n".join(lines) + "\n"
 
     def labels(self, classes: str | int | Sequence[str | int] | None, n: int, start: int = 0) -> Tensor | None:
-        """What the generator takes for `classes`, int64 [n] as `class_ids` has them; None for one without classes, whose
-        images go by a single name, which is checked all the same (UsageError)."""
+        """What the generator takes for `classes`: int64 [n] as `class_ids` has them, or None for a generator without
+        classes, whose images go by a single name, which is checked all the same (UsageError)."""
         ids = class_ids(classes, self.classes, n, start)
         return ids if self.generator.num_classes else None
 
