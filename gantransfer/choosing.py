@@ -9,7 +9,6 @@ closes the distance.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ from torch import Tensor
 from gantransfer import runs
 from gantransfer.api import Progress, adapt
 from gantransfer.data import ImageData
-from gantransfer.errors import DataError, ModelError, UsageError
+from gantransfer.errors import DataError, ModelError, UsageError, writing
 from gantransfer.features import Extractor, load_features
 from gantransfer.metrics import Comparison, FeatureSet, collect
 from gantransfer.metrics import protocol as protocol_of
 from gantransfer.registry import metrics
+from gantransfer.report.formatting import finite
+from gantransfer.report.reading import RunFiles, as_rows
 from gantransfer.results import Run, as_gan, check_data_options
 from gantransfer.sampling import channels_last, grid, sampler
 from gantransfer.sources import GAN
@@ -99,6 +100,10 @@ def rank_sources(
                         f"px with {channels}; load them with these")
     if len(images) < FEWEST:
         raise DataError(f"{len(images)} target images are too few to compare sources with; give at least {FEWEST}")
+    if out is not None:  # refused now, not after minutes of measuring
+        with writing(out):
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=Path(out).parent).close()
     say = (lambda text: progress({"event": "message", "text": text})) if progress else (lambda text: None)
     with collect.untouched_rng():
         measured = _Target(images, extractor, n_fake, seed)
@@ -106,7 +111,7 @@ def rank_sources(
         for number, (name, gan, source) in enumerate(zip(names, gans, sources, strict=True)):
             say(f"measuring {name}")
             row, fake = measured.evidence(gan)
-            own = _known_quality(source, gan)
+            own = _known_quality(source, gan, measured.warnings)
             if source_data and source_data[number] is not None:
                 theirs = _real_images(source_data[number], name, source, size, channels)
                 row["real_frechet"], own = measured.beside_real(theirs, fake)
@@ -241,16 +246,18 @@ def _real_images(data: str | Path | ImageData, name: str, source: GAN | Run | st
                     "or '-'")
 
 
-def _known_quality(source: GAN | Run | str | Path, gan: GAN) -> dict[str, Any] | None:
-    """The distance that a source's own run or card has on record, with its protocol."""
-    if "frechet" in gan.card:
+def _known_quality(source: GAN | Run | str | Path, gan: GAN, warnings: list[str]) -> dict[str, Any] | None:
+    """The distance that a source's own run or card has on record, with its protocol; what cannot be read is told in
+    `warnings`."""
+    if finite(gan.card.get("frechet")):
         return {"frechet": gan.card["frechet"], "protocol": gan.card.get("protocol")}
     for folder in _run_folders(source):
-        file = folder / "result.json"
-        if file.is_file():
-            result = json.loads(file.read_text(encoding="utf-8"))
-            found = [row["after"] for row in result.get("rows", ()) if row.get("metric") == "frechet"]
-            return {"frechet": found[0], "protocol": result.get("protocol")} if found else None
+        files = RunFiles(folder)
+        result = files.json("result.json")
+        warnings += [f"{folder}: {note}" for note in files.notes]
+        for row in as_rows(result.get("rows")):
+            if row.get("metric") == "frechet" and finite(row.get("after")):
+                return {"frechet": row["after"], "protocol": result.get("protocol")}
     return None
 
 

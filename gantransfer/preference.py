@@ -4,8 +4,10 @@ Paper: Wang et al., "Transferring GANs: generating images from limited data", EC
 images of the same class, one of each model, and choose the more realistic one; they may skip a pair, and every subject
 gives 100 valid answers. Sides are drawn at random here, and a skipped pair is replaced by another.
 
-Rates have Wilson's interval, which takes answers as independent. Those of one subject are not, so with two subjects or
-more the interval comes from a bootstrap over subjects instead (percentiles of 10,000 draws from seed 0).
+Rates have Wilson's interval, which takes answers as independent. Those of one subject are not: with two subjects or
+more it is Wilson's of the effective number of answers (Korn and Graubard 1998, "Confidence intervals for proportions
+with small expected number of positive counts estimated from survey data"), the smaller the more subjects differ and the
+fewer they are. (A bootstrap over few subjects is too sure: of two who agree, its interval is a point.)
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gantransfer.compare.student import two_sided
 from gantransfer.errors import DataError, ModelError, UsageError
 from gantransfer.report.study import write_study
 from gantransfer.results import Run, as_gan
@@ -164,7 +167,7 @@ def score_study(files: Sequence[str | Path]) -> dict[str, Any]:
                       "rate": w / c if c else None, "complete": c >= s["n"]}
                      for s, w, c in zip(found, wins, counts, strict=True)],
         "valid": sum(counts), "skipped": sum(len(s["answers"]) for s in found) - sum(counts), "rate": rate,
-        "interval": _over_subjects(used) if several else list(wilson(sum(wins), sum(counts))),
+        "interval": list(wilson(rate, _effective(used) if several else sum(counts))),
         "interval_of": "subjects" if several else "answers",
         "p": _sign_flips(used) if several else _binomial(sum(wins), sum(counts)),
         "per_class": per_class if classes != [""] else {},
@@ -193,23 +196,37 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _of(wins: Sequence[bool]) -> dict[str, Any]:
-    return {"rate": sum(wins) / len(wins), "interval": list(wilson(sum(wins), len(wins))), "valid": len(wins)}
+    share = sum(wins) / len(wins)
+    return {"rate": share, "interval": list(wilson(share, len(wins))), "valid": len(wins)}
 
 
-def wilson(wins: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share, at 95 % unless `z` says otherwise."""
-    share, square = wins / count, z * z / count
+def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` answers, at 95 % unless `z` says otherwise."""
+    square = z * z / count
     centre = (share + square / 2) / (1 + square)
     half = z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _over_subjects(used: Sequence[tuple[int, int]], draws: int = 10_000) -> list[float]:
-    """Percentile interval of the pooled rate over subjects drawn with replacement."""
-    table = np.array(used, float)
-    rows = np.random.default_rng(0).integers(0, len(table), (draws, len(table)))
-    sums = table[rows].sum(1)
-    return [float(x) for x in np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])]
+def _effective(used: Sequence[tuple[int, int]]) -> float:
+    """How many independent answers those of several subjects, (wins, answers) each, are worth: their number over the
+    design effect (the linearised variance of the pooled rate, from the spread between subjects, over the binomial one),
+    times the squared ratio of Student's quantiles for answers - 1 and subjects - 1 degrees of freedom."""
+    count, subjects = sum(c for _, c in used), len(used)
+    rate = sum(w for w, _ in used) / count
+    between = subjects / (subjects - 1) * sum((w - rate * c) ** 2 for w, c in used) / count**2
+    binomial = rate * (1 - rate) / count
+    effect = max(between / binomial, 1.0) if binomial else 1.0
+    return count / effect * (_student(count - 1) / _student(subjects - 1)) ** 2
+
+
+def _student(freedom: int) -> float:
+    """Student's two-sided 5 % point, to 1e-9."""
+    low, high = 0.0, 20.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(middle, freedom) > 0.05 else (low, middle)
+    return high
 
 
 def _binomial(wins: int, count: int) -> float:

@@ -16,7 +16,7 @@ from tiny import make_source, write_images
 
 import gantransfer as gt
 from gantransfer.choosing import _order
-from gantransfer.errors import DataError, ModelError, UsageError
+from gantransfer.errors import DataError, ModelError, OutputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,28 @@ def test_a_source_s_own_quality_is_read_from_its_run_or_card(target: Path, tmp_p
         assert rows[str(name)]["own"]["frechet"] == next(
             r["after"] for r in run.result["rows"] if r["metric"] == "frechet")
         assert rows["carded"]["own"] == {"frechet": 3.5, "protocol": "p"}
+
+
+def test_a_damaged_record_costs_only_the_quality_it_held(target: Path, tmp_path: Path) -> None:
+    odd = make_source("unconditional", 1)
+    odd.card = {"name": "odd", "frechet": "good"}
+    for content, told in (("{", True), ('{"rows": [{"metric": "frechet", "after": "x"}, 3]}', False), ("[]", False)):
+        folder = tmp_path / "run"
+        make_source("tables").save_pretrained(folder / "model")
+        (folder / "result.json").write_text(content)
+        found = gt.rank_sources([folder / "model", odd], target, n_fake=50)
+        assert all(row["own"] is None for row in found["sources"])
+        assert any("result.json is not valid JSON" in warning for warning in found["warnings"]) is told
+        shutil.rmtree(folder)
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_measuring(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said: list[Any] = []
+    with pytest.raises(OutputError, match="cannot write"):
+        gt.rank_sources([make_source("tables"), make_source("unconditional")], target, progress=said.append,
+                        out=tmp_path / "file" / "page.html")
+    assert not said
 
 
 def test_no_other_run_s_quality_is_taken_for_a_source_s(

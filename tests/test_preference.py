@@ -18,7 +18,7 @@ from tiny import make_source
 
 import gantransfer as gt
 from gantransfer.errors import DataError, ModelError, OutputError, UsageError
-from gantransfer.preference import QUESTION_ALONE, SPARE, wilson
+from gantransfer.preference import QUESTION_ALONE, SPARE, _effective, wilson
 from gantransfer.sources import GAN
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -202,27 +202,48 @@ def answers(path: Path, choices: str, *, subject: str = "s", study: str = "x", n
 
 
 def test_wilson_is_the_published_formula() -> None:
-    assert wilson(67, 100) == pytest.approx((0.5730, 0.7543), abs=1e-3)
-    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-3) and wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(0.67, 100) == pytest.approx((0.5730, 0.7543), abs=1e-3)
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-3) and wilson(1, 10)[1] == pytest.approx(1)
 
 
 def test_one_subject(tmp_path: Path) -> None:
     found = gt.score_study([answers(tmp_path / "a.json", "AAAB-A", n=5)])
     assert found["rate"] == 0.8 and found["valid"] == 5 and found["skipped"] == 1 and not found["warnings"]
-    assert found["interval"] == pytest.approx(list(wilson(4, 5))) and found["interval_of"] == "answers"
+    assert found["interval"] == pytest.approx(list(wilson(0.8, 5))) and found["interval_of"] == "answers"
     assert found["p"] == pytest.approx(0.375)  # of five fair coins four or more alike: 2 * 6 / 32
     assert found["per_class"]["c"]["rate"] == 1 and found["per_class"]["d"]["valid"] == 3
     assert found["left"] == pytest.approx(3 / 5) and json.loads(json.dumps(found)) == found
 
 
-def test_several_subjects_are_resampled_as_subjects(tmp_path: Path) -> None:
+def test_several_subjects_are_worth_fewer_answers_than_they_gave(tmp_path: Path) -> None:
     files = [answers(tmp_path / f"{i}.json", "A" * (4 - i) + "B" * i, subject=str(i)) for i in range(3)]
     found = gt.score_study(files)
     assert found["rate"] == pytest.approx(9 / 12) and found["interval_of"] == "subjects"
-    assert found["interval"] == pytest.approx([0.5, 1.0])  # the first and the last subject alone, among 27 draws
+    # deviations 1, 0, -1 of 12 answers: variance 3/2 * 2 / 144 = 1/48 against 3/16 / 12 = 1/64, so 4/3 as much; and
+    # Student's points for 11 and 2 degrees of freedom are 2.20099 and 4.30265
+    assert found["interval"] == pytest.approx(list(wilson(0.75, 12 * 3 / 4 * (2.20099 / 4.30265) ** 2)), abs=1e-5)
     assert found["p"] == pytest.approx(0.5)  # leads 4, 2, 0: two sign patterns of four as far
     assert [row["rate"] for row in found["subjects"]] == [1, 0.75, 0.5]
     assert gt.score_study(files) == found
+
+
+def test_two_subjects_who_agree_are_no_certainty(tmp_path: Path) -> None:
+    for choices, rate in (("AAAB" * 25, 0.75), ("A" * 100, 1.0)):
+        files = [answers(tmp_path / f"{i}.json", choices, subject=str(i), n=100) for i in range(2)]
+        found = gt.score_study(files)
+        low, high = found["interval"]
+        assert found["rate"] == rate and low < 0.6 and high - low > 0.4  # p cannot be below 0.5 for two
+
+
+@pytest.mark.parametrize("subjects", [3, 6, 12])
+def test_intervals_cover_the_true_rate_of_a_population_of_subjects(subjects: int) -> None:
+    """Subjects whose own rates scatter (beta, standard deviation 0.13 around 0.65), 40 answers each."""
+    rng, true, covered = np.random.default_rng(subjects), 0.65, 0
+    for _ in range(1000):
+        wins = rng.binomial(40, rng.beta(true * 12, (1 - true) * 12, subjects))
+        low, high = wilson(wins.sum() / (40 * subjects), _effective([(int(w), 40) for w in wins]))
+        covered += low <= true <= high
+    assert covered >= 940  # a percentile bootstrap over subjects covers in 789, 852 and 908
 
 
 def test_unfinished_files_are_named(tmp_path: Path, capsys: Capture) -> None:

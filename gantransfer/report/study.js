@@ -39,7 +39,7 @@
     get("bar").style.width = 100 * valid() / study.n + "%";
     if (ended) { finish(); return; }
     var pair = study.pairs[state.answers.length];
-    get("question").textContent = study.question.replace("<class>", pair.class);
+    get("question").textContent = study.question.split("<class>").join(pair.class);
     get("left").querySelector("img").src = pair.left;
     get("right").querySelector("img").src = pair.right;
     get("undo").disabled = state.answers.length === 0;
