@@ -139,7 +139,7 @@ def test_unknown_and_missing_classes() -> None:
     table = per_class.compute(c)
     assert table["b"]["accuracy"] is None and table["a"]["accuracy"] is not None
     assert accuracy.compute(c) == pytest.approx(0.8)
-    assert "unknown to the classifier" in c.warnings[0] and "b" in c.warnings[0]
+    assert "unknown to the classifier (1 of" in c.warnings[0] and "b" in c.warnings[0]
     only = c.fake.subset((c.fake.labels == 0).nonzero().flatten())
     lost = Comparison(c.real, only, ("a", "b"), (0, 1))
     assert per_class.compute(lost)["b"] == {

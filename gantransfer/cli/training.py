@@ -108,7 +108,7 @@ def _print_plan(plan: Settings) -> None:
 
     for line in plan.get("plan", ()):
         say(f"- {line}")
-    say(f"- {plan['images']} images; the generator has {plan['generator_parameters']:,} parameters")
+    say(f"- {plan['images']} images; the generator starts from {plan['generator_parameters']:,} parameters")
     trained = plan["trained_parameters"]
     table(("group", "parameters trained"), [(name, f"{count:,}") for name, count in trained.items()])
     hidden = ("plan", "images", "generator_parameters", "trained_parameters", "command")

@@ -81,7 +81,7 @@ def accuracy(comparison: Comparison) -> float:
     unknown = [name for name, index in zip(comparison.classes, comparison.known, strict=True) if index < 0]
     if unknown:
         comparison.warnings.append(
-            f"accuracy: {len(unknown)} classes are unknown to the classifier and left out: "
+            f"accuracy: left out, as unknown to the classifier ({len(unknown)} of {len(comparison.classes)} classes): "
             + ", ".join(unknown[:10])
         )
     return float(recognised(comparison.fake, comparison.known).nanmean())
