@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gantransfer.compare.student import two_sided
+from gantransfer.compare.student import point
 from gantransfer.errors import DataError, ModelError, UsageError
 from gantransfer.report.study import write_study
 from gantransfer.results import Run, as_gan
@@ -154,11 +154,9 @@ def score_study(files: Sequence[str | Path]) -> dict[str, Any]:
         raise DataError("there is no valid answer in these files; every pair was skipped")
     wins = [sum(x["choice"] == "A" for x in of) for of in answers]
     counts = [len(of) for of in answers]
-    used = [(w, c) for w, c in zip(wins, counts, strict=True) if c]
+    used = _tally(answers)
     several = len(used) > 1
-    rate = sum(wins) / sum(counts)
     classes = sorted({x["class"] for x in flat})
-    per_class = {name: _of([x["choice"] == "A" for x in flat if x["class"] == name]) for name in classes}
     warnings = [f"'{file}' has {count} of {study['n']} valid answers"
                 for file, study, count in zip(files, found, counts, strict=True) if count < study["n"]]
     return {
@@ -166,11 +164,10 @@ def score_study(files: Sequence[str | Path]) -> dict[str, Any]:
         "subjects": [{"subject": s["subject"], "valid": c, "skipped": len(s["answers"]) - c,
                       "rate": w / c if c else None, "complete": c >= s["n"]}
                      for s, w, c in zip(found, wins, counts, strict=True)],
-        "valid": sum(counts), "skipped": sum(len(s["answers"]) for s in found) - sum(counts), "rate": rate,
-        "interval": list(wilson(rate, _effective(used) if several else sum(counts))),
+        **_rate(used), "skipped": sum(len(s["answers"]) for s in found) - len(flat),
         "interval_of": "subjects" if several else "answers",
-        "p": _sign_flips(used) if several else _binomial(sum(wins), sum(counts)),
-        "per_class": per_class if classes != [""] else {},
+        "p": _sign_flips(used) if several else _binomial(*used[0]),
+        "per_class": {name: _rate(_tally(answers, name)) for name in classes if classes != [""]},
         "left": sum(x["choice"] == x["left"] for x in flat) / len(flat), "warnings": warnings,
     }
 
@@ -195,9 +192,17 @@ def _read(file: Path) -> dict[str, Any]:
     return study
 
 
-def _of(wins: Sequence[bool]) -> dict[str, Any]:
-    share = sum(wins) / len(wins)
-    return {"rate": share, "interval": list(wilson(share, len(wins))), "valid": len(wins)}
+def _tally(answers: Sequence[Sequence[dict[str, Any]]], name: str | None = None) -> list[tuple[int, int]]:
+    """(wins of A, answers) of every subject with a valid answer, to class `name` alone where one is given."""
+    chosen = [[x["choice"] == "A" for x in of if name in (None, x["class"])] for of in answers]
+    return [(sum(wins), len(wins)) for wins in chosen if wins]
+
+
+def _rate(used: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The pooled rate of a tally, its interval and the number of answers."""
+    valid = sum(c for _, c in used)
+    rate = sum(w for w, _ in used) / valid
+    return {"rate": rate, "interval": list(wilson(rate, _effective(used))), "valid": valid}
 
 
 def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
@@ -209,24 +214,18 @@ def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
 
 
 def _effective(used: Sequence[tuple[int, int]]) -> float:
-    """How many independent answers those of several subjects, (wins, answers) each, are worth: their number over the
-    design effect (the linearised variance of the pooled rate, from the spread between subjects, over the binomial one),
-    times the squared ratio of Student's quantiles for answers - 1 and subjects - 1 degrees of freedom."""
+    """How many independent answers those of subjects, (wins, answers) each, are worth: of one subject their number, of
+    several that over the design effect (the linearised variance of the pooled rate, from the spread between subjects,
+    over the binomial one), times the squared ratio of Student's 5 % points for answers - 1 and subjects - 1 degrees of
+    freedom."""
     count, subjects = sum(c for _, c in used), len(used)
+    if subjects == 1:
+        return count
     rate = sum(w for w, _ in used) / count
     between = subjects / (subjects - 1) * sum((w - rate * c) ** 2 for w, c in used) / count**2
     binomial = rate * (1 - rate) / count
     effect = max(between / binomial, 1.0) if binomial else 1.0
-    return count / effect * (_student(count - 1) / _student(subjects - 1)) ** 2
-
-
-def _student(freedom: int) -> float:
-    """Student's two-sided 5 % point, to 1e-9."""
-    low, high = 0.0, 20.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if two_sided(middle, freedom) > 0.05 else (low, middle)
-    return high
+    return count / effect * (point(count - 1) / point(subjects - 1)) ** 2
 
 
 def _binomial(wins: int, count: int) -> float:

@@ -17,7 +17,7 @@ from gantransfer.compare.cells import FINISHED, WAITING, Cell
 from gantransfer.compare.page import render
 from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
 from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks
-from gantransfer.compare.student import MOST, common_variance, p_values, two_sided
+from gantransfer.compare.student import MOST, common_variance, p_values, point, two_sided
 from gantransfer.compare.summary import pairs_csv, rows_csv, summarise
 from gantransfer.errors import UsageError
 
@@ -71,6 +71,7 @@ def test_students_distribution() -> None:
     published = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042}
     for freedom, value in published.items():
         assert two_sided(value, freedom) == two_sided(-value, freedom) == pytest.approx(0.05, abs=5e-5)
+        assert point(freedom) == pytest.approx(value, rel=1e-3)
     assert two_sided(0, 7) == 1
 
 

@@ -222,6 +222,8 @@ def test_several_subjects_are_worth_fewer_answers_than_they_gave(tmp_path: Path)
     # deviations 1, 0, -1 of 12 answers: variance 3/2 * 2 / 144 = 1/48 against 3/16 / 12 = 1/64, so 4/3 as much; and
     # Student's points for 11 and 2 degrees of freedom are 2.20099 and 4.30265
     assert found["interval"] == pytest.approx(list(wilson(0.75, 12 * 3 / 4 * (2.20099 / 4.30265) ** 2)), abs=1e-5)
+    of_class = [row["interval"] for row in found["per_class"].values()]  # of "c" each subject gave two of two, one, one
+    assert of_class[0] == pytest.approx(list(wilson(5 / 6, _effective([(2, 2), (2, 2), (1, 2)]))))
     assert found["p"] == pytest.approx(0.5)  # leads 4, 2, 0: two sign patterns of four as far
     assert [row["rate"] for row in found["subjects"]] == [1, 0.75, 0.5]
     assert gt.score_study(files) == found

@@ -34,6 +34,17 @@ def two_sided(t: float, freedom: int) -> float:
     return max(0.0, 1 - inside)
 
 
+def point(freedom: int, level: float = 0.95) -> float:
+    """The t of which P(|T| >= t) is 1 - `level`, to 1e-9."""
+    low, high = 0.0, 1.0
+    while two_sided(high, freedom) > 1 - level:
+        high *= 2
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(middle, freedom) > 1 - level else (low, middle)
+    return high
+
+
 def common_variance(variances: Sequence[float], freedoms: Sequence[int]) -> tuple[float, float]:
     """What samples' variances have in common: the scaled inverse chi-squared distribution that they come from, fitted
     to the mean and variance of their logarithms.
