@@ -44,8 +44,8 @@ CANNOT = (
     "None of this has been adapted: it says where adaptation starts, not where it ends. In the paper's Table 5 the "
     "smallest distance named the best source for three targets of four, and was wrong for the one whose sources all "
     "ended close together (Cityscapes).",
-    "In this library's own study (six sources of glyphs, three targets; results/transfergan) no column foretold the order "
-    "beyond chance.",
+    "In this library's own study (six sources of glyphs, three targets; results/transfergan) no column foretold the "
+    "order beyond chance.",
     "A source's own quality and its real images are shown and do not count: the first is seldom measured with the same "
     "protocol, the second leaves out what the generator lost.",
     "Differences within the spread of two draws are none. Features that do not know the target's kind of image can be "
