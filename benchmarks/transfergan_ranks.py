@@ -1,13 +1,12 @@
 """What `rank` said of every source before adapting, beside the distance that each reached.
 
-    python benchmarks/transfergan_ranks.py runs/transfergan-sources --probe 50 --trial 200 --seed 10 --glyph100 glyph100.zip --against dense=diverse --out results/transfergan/ranks.json
+    python benchmarks/transfergan_ranks.py runs/transfergan-sources --probe 100 --glyph100 glyph100.zip --against dense=diverse --out results/transfergan/ranks.json
 
 reads ``compare.json`` of a comparison in which every source met every target and prints, for each target, every source's
-evidence (distance of its samples and of its real images, its own quality, recall, coverage, probe, trial), the distance after
+evidence (distance of its samples and of its real images, its own quality, recall, coverage, probe), the distance after
 adaptation (the row given), that of training from scratch, and Spearman's rank correlation of each kind of evidence with
 what was reached (1: the order was foreseen); last the mean of these correlations over targets, and of the two sources
-named with ``--against`` the difference of what they reached, tested over seeds and targets. Take a ``--seed`` that the
-comparison does not have: a trial with one of its seeds would be the beginning of the very run that it foresees.
+named with ``--against`` the difference of what they reached, tested over seeds and targets.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from gantransfer.choosing import OWN
 from gantransfer.compare.ranking import paired
 
 # 1: small is good
-EVIDENCE = {"frechet": 1, "real_frechet": 1, "own": 1, "recall": -1, "coverage": -1, "probe": 1, "trial": 1,
-            "mean_rank": 1}
+EVIDENCE = {"frechet": 1, "real_frechet": 1, "own": 1, "recall": -1, "coverage": -1, "probe": 1, "mean_rank": 1}
 SHIPPED = "glyph80-32"
 
 
@@ -43,7 +41,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     """What `rank_sources` returned, by source."""
     rows = {}
     for source in found["sources"]:
-        flat = {**source, **{kind: (source[kind] or {}).get("frechet") for kind in ("probe", "trial", "own")}}
+        flat = {**source, **{kind: (source[kind] or {}).get("frechet") for kind in ("probe", "own")}}
         rows[source["name"]] = {kind: flat[kind] for kind in EVIDENCE}
     return rows
 
@@ -84,8 +82,6 @@ def main() -> None:
     parser.add_argument("comparison", type=Path)
     parser.add_argument("--row", default="transfergan", help="the row whose distances are foreseen")
     parser.add_argument("--probe", type=int, default=0, help="iterations of the mined probe")
-    parser.add_argument("--trial", type=int, default=0, help="iterations of the trial by fine-tuning")
-    parser.add_argument("--seed", type=int, default=0, help="of the evidence")
     parser.add_argument("--glyph100", type=Path, help="glyph100.zip: the shipped source's real images")
     parser.add_argument("--against", default="", help="A=B, two sources")
     parser.add_argument("--out", type=Path)
@@ -99,7 +95,7 @@ def main() -> None:
                                                      per_class=100)
         real = [glyphs if name == SHIPPED else OWN for name in sources]
         rows = evidence(gt.rank_sources(list(sources), target, data_options=options[target], probe=arguments.probe,
-                                        trial=arguments.trial, seed=arguments.seed, source_data=real))
+                                        source_data=real))
         after = {source: statistics.fmean(of) for source, of in sources.items()}
         found = agreement(rows, after)
         blank = [value for of in scratch.get(target, {}).values() for value in of]

@@ -3,8 +3,8 @@
 Paper: Wang et al., "Transferring GANs: generating images from limited data", ECCV 2018, section 4.4: the distance of a
 source's *generated* images to the target's real ones (Table 5), beside the source's own quality, and of the source's
 *real* images to the target's (Table A1), both "rough indicators". Ours: how much of the target the source covers
-already (recall and coverage), and what brief runs reach: a mined probe (MineGAN's miner, with the generator fixed) and
-a trial (the first iterations of fine-tuning).
+already (recall and coverage), and a mined probe: how far a brief run of MineGAN's miner, with the generator fixed,
+closes the distance.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from gantransfer import runs
 from gantransfer.api import Progress, adapt
 from gantransfer.data import ImageData
-from gantransfer.errors import DataError, DivergedError, ModelError, UsageError, writing
+from gantransfer.errors import DataError, ModelError, UsageError, writing
 from gantransfer.features import Extractor, load_features
 from gantransfer.metrics import Comparison, FeatureSet, collect
 from gantransfer.metrics import protocol as protocol_of
@@ -32,16 +32,14 @@ from gantransfer.sampling import channels_last, grid, sampler
 from gantransfer.sources import GAN
 
 EVIDENCE = ("frechet", "kid", "precision", "recall", "coverage")
-ORDERING = ("frechet", "coverage", "probe")  # unless there is a trial, which alone decides
-BRIEF = {"probe": ("minegan", {"finetune": False}), "trial": ("transfergan", {})}  # method and its settings
+ORDERING = ("frechet", "coverage", "probe")
 SHOWN = 24  # samples of a source in its grid
 OWN = "own"
 FEWEST = 8  # images of the target: fewer say nothing at all
 CAN = ("The distance compares what a source draws now with the target (TransferGAN, Table 5); coverage, like recall, "
        "says how much of the target lies near something that it draws, which a later study found to foretell the "
        "outcome best (Grigoryev, Voynov, Babenko, ICLR 2022); the order is by the mean of the ranks of distance and "
-       "coverage, and of the probe's where there is one. A trial is the adaptation itself, cut short: where all "
-       "sources have one, the order is that of the distances it reached.")
+       "coverage, and of the probe's where there is one.")
 CANNOT = (
     "None of this has been adapted: it says where adaptation starts, not where it ends. In the paper's Table 5 the "
     "smallest distance named the best source for three targets of four, and was wrong for the one whose sources all "
@@ -58,7 +56,7 @@ CANNOT = (
 def rank_sources(
     sources: Sequence[GAN | Run | str | Path], data: ImageData | str | Path, *,
     data_options: Mapping[str, Any] | None = None, features: str = "glyph-cnn", n_fake: int | None = None,
-    seed: int = 0, source_data: Sequence[str | Path | ImageData | None] = (), probe: int = 0, trial: int = 0,
+    seed: int = 0, source_data: Sequence[str | Path | ImageData | None] = (), probe: int = 0,
     out: str | Path | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Order sources by how near they are to the target, with the evidence of each.
@@ -71,16 +69,15 @@ def rank_sources(
         seed: of the samples; two draws are made, and their difference is the spread.
         source_data: for each source its real images, `OWN` for those that its run was trained on, or None.
         probe: iterations of a mined probe (`minegan` without fine-tuning) of every source; 0: none.
-        trial: iterations of fine-tuning (`transfergan`) every source; 0: none.
         out: HTML page to write, with samples of every source.
         progress: called with {"event": "message", "text"}.
 
     Returns:
         JSON-ready dict: target, protocol, floor, ordered_by, sources (best first), says [sentence], warnings
-        [sentence]. Each source: name, rank, mean_rank, told_apart (from the next: the distances, after the trial where
-        it decides, differ by more than their spreads), frechet, frechet_spread, kid, precision, recall, coverage, own
-        ({frechet, protocol} or None), real_frechet, probe and trial ({steps, frechet, closes} or None), classes,
-        resolution, channels. Values that cannot be had are None.
+        [sentence]. Each source: name, rank, mean_rank, told_apart (from the next: the distances differ by more than
+        their spreads), frechet, frechet_spread, kid, precision, recall, coverage, own ({frechet, protocol} or None),
+        real_frechet, probe ({steps, frechet, closes} or None), classes, resolution, channels. Values that cannot be
+        had are None.
 
     Raises:
         UsageError: fewer than two sources, one named twice, `source_data` of another length. ModelError: a source that
@@ -90,10 +87,8 @@ def rank_sources(
     if source_data and len(source_data) != len(names):
         raise UsageError(f"source_data names {len(source_data)} data sets for {len(names)} sources; give one for each, "
                          "or None")
-    lengths = {"probe": probe, "trial": trial}
-    for name, steps in lengths.items():
-        if steps < 0:
-            raise UsageError(f"{name} {steps} is not possible; give 0 for none, or iterations, for example 100")
+    if probe < 0:
+        raise UsageError(f"probe {probe} is not possible; give 0 for none, or iterations, for example 100")
     if n_fake is not None and n_fake < 2:
         raise UsageError(f"n_fake={n_fake} generated images cannot be measured; take at least 2, better 1000")
     check_data_options(data_options, "size", "channels")
@@ -124,10 +119,9 @@ def rank_sources(
                 row["real_frechet"], own = measured.beside_real(theirs, fake)
             row |= {"name": name, "own": own, "classes": gan.generator.num_classes, "resolution": size,
                     "channels": channels}
-            for kind, steps in lengths.items():
-                if steps:
-                    say(f"{kind} of {name}: {BRIEF[kind][0]}, {steps} iterations")
-                    row[kind] = _briefly(kind, gan, images, measured, steps, seed, fake)
+            if probe:
+                say(f"mining {name} for {probe} iterations")
+                row["probe"] = _probe(gan, images, measured, probe, seed, fake)
             grids[name] = _samples(gan, seed)
             rows.append(row)
     ordered_by = _order(rows)
@@ -204,7 +198,7 @@ class _Target:
     def evidence(self, gan: GAN) -> tuple[dict[str, Any], FeatureSet]:
         """One source's figures, means over two draws, and the features of the first."""
         draws = [self.drawn(gan, self.seed + i) for i in range(2)]
-        row: dict[str, Any] = {"real_frechet": None, "probe": None, "trial": None}
+        row: dict[str, Any] = {"real_frechet": None, "probe": None}
         for name in EVIDENCE:
             values = [self.value(name, self.real, fake) for fake in draws]
             row[name] = None if None in values else sum(values) / 2
@@ -269,22 +263,19 @@ def _known_quality(source: GAN | Run | str | Path, gan: GAN, warnings: list[str]
     return None
 
 
-def _briefly(kind: str, gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int,
-             before: FeatureSet) -> dict[str, Any] | None:
-    """The distance after `steps` iterations of a method of `BRIEF`, and by what share that is nearer than samples
-    `before` of the same seed; None, with a warning, for a source that the method cannot take."""
-    name = gan.origin or "a source"
+def _probe(gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int,
+           before: FeatureSet) -> dict[str, Any] | None:
+    """The distance after `steps` iterations of mining alone, and by what share that is nearer than samples `before` of
+    the same seed; None, with a warning, for a source that cannot be mined."""
     if gan.discriminator is None:
-        measured.warnings.append(f"{name} has no discriminator, so it has no {kind}")
+        measured.warnings.append(f"{gan.origin or 'a source'} has no discriminator, so it was not probed")
         return None
-    method, settings = BRIEF[kind]
-    if method == "transfergan" and not images.labelled:
-        settings = {"conditioning": "none"}  # of a flat folder a source with classes learns no class
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run = adapt(gan, images, method, Path(folder) / kind, steps=steps, seed=seed, evaluate=False, **settings)
-        except (DivergedError, ModelError) as error:
-            measured.warnings.append(f"{name} has no {kind} ({error})")
+            run = adapt(gan, images, "minegan", Path(folder) / "probe", finetune=False, steps=steps, seed=seed,
+                        evaluate=False)
+        except ModelError as error:
+            measured.warnings.append(f"{gan.origin or 'a source'} was not probed ({error})")
             return None
         after, start = (measured.value("frechet", measured.real, features)
                         for features in (measured.drawn(run.gan, seed), before))
@@ -299,24 +290,19 @@ def _samples(gan: GAN, seed: int) -> Any:
 
 
 def _order(rows: list[dict[str, Any]]) -> list[str]:
-    """Sort `rows`, best first, by the trial, or else by their mean rank over the columns that all have; returns these
-    columns' names."""
+    """Sort `rows`, best first, by their mean rank over the columns that all have; returns these columns' names."""
     values = {"frechet": [row["frechet"] for row in rows],
               "coverage": [None if row["coverage"] is None else -row["coverage"] for row in rows],
-              **{kind: [row[kind] and row[kind]["frechet"] for row in rows] for kind in BRIEF}}
-    used = ["trial"] if None not in values["trial"] else [name for name in ORDERING if None not in values[name]]
+              "probe": [row["probe"] and row["probe"]["frechet"] for row in rows]}
+    used = [name for name in ORDERING if None not in values[name]]
     for i, row in enumerate(rows):
         places = [1 + sum(v < values[name][i] for v in values[name])
                   + (sum(v == values[name][i] for v in values[name]) - 1) / 2 for name in used]
         row["mean_rank"] = sum(places) / len(places)
     rows.sort(key=lambda row: (row["mean_rank"], row["frechet"]))
-
-    def distance(row: Mapping[str, Any]) -> float:
-        return row["trial"]["frechet"] if used == ["trial"] else row["frechet"]
-
     for i, row in enumerate(rows):
         row["rank"] = i + 1
         later = rows[i + 1] if i + 1 < len(rows) else None
-        row["told_apart"] = later is None or (abs(distance(later) - distance(row))
+        row["told_apart"] = later is None or (abs(later["frechet"] - row["frechet"])
                                               > later["frechet_spread"] + row["frechet_spread"])
     return used

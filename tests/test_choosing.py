@@ -51,7 +51,7 @@ def test_the_result_says_what_it_is_made_of(known: dict[str, Any]) -> None:
     assert any("not where it ends" in sentence for sentence in known["says"])
     assert json.loads(json.dumps(known)) == known
     for row in known["sources"]:
-        assert row["probe"] is None and row["trial"] is None and row["own"] is None and row["real_frechet"] is None
+        assert row["probe"] is None and row["own"] is None and row["real_frechet"] is None
         assert row["frechet_spread"] >= 0 and (row["resolution"], row["channels"], row["classes"]) == (32, 1, 0)
 
 
@@ -62,24 +62,14 @@ def test_the_same_seed_gives_the_same_result(target: Path, known: dict[str, Any]
 
 
 def test_equal_evidence_is_not_told_apart() -> None:
-    rows = [{"name": n, "frechet": f, "frechet_spread": 0.3, "coverage": c, "probe": None, "trial": None}
+    rows = [{"name": n, "frechet": f, "frechet_spread": 0.3, "coverage": c, "probe": None}
             for n, f, c in (("a", 1.0, 0.5), ("b", 1.2, 0.5), ("c", 3.0, None))]
     assert _order(rows) == ["frechet"]
     assert [(row["name"], row["told_apart"]) for row in rows] == [("a", False), ("b", True), ("c", True)]
-    probed = [{"name": n, "frechet": 1.0, "frechet_spread": 0.1, "coverage": 0.5, "probe": {"frechet": p},
-               "trial": None} for n, p in (("a", 2.0), ("b", 1.0))]
+    probed = [{"name": n, "frechet": 1.0, "frechet_spread": 0.1, "coverage": 0.5, "probe": {"frechet": p}}
+              for n, p in (("a", 2.0), ("b", 1.0))]
     assert _order(probed) == ["frechet", "coverage", "probe"]
     assert [(row["name"], row["mean_rank"]) for row in probed] == [("b", 4 / 3), ("a", 5 / 3)]
-
-
-def test_a_trial_that_all_sources_have_decides_alone() -> None:
-    rows = [{"name": n, "frechet": f, "frechet_spread": 0.1, "coverage": 0.5, "probe": {"frechet": f}, "trial": t}
-            for n, f, t in (("near", 1.0, {"frechet": 3.0}), ("far", 2.0, {"frechet": 0.5}),
-                            ("middle", 1.5, {"frechet": 2.9}))]
-    assert _order(rows) == ["trial"]
-    assert [(row["name"], row["told_apart"]) for row in rows] == [("far", True), ("middle", False), ("near", True)]
-    rows[0]["trial"] = None
-    assert _order(rows) == ["frechet", "coverage", "probe"] and rows[0]["name"] == "near"
 
 
 def test_real_images_of_the_sources(target: Path, tmp_path: Path) -> None:
@@ -91,23 +81,16 @@ def test_real_images_of_the_sources(target: Path, tmp_path: Path) -> None:
     assert near["own"]["frechet"] < far["own"]["frechet"] and "n_real=60" in near["own"]["protocol"]
 
 
-@pytest.mark.parametrize("kind", ["probe", "trial"])
-def test_a_brief_run_of_every_source_that_has_a_critic(kind: str, target: Path) -> None:
-    found = gt.rank_sources([make_source("unconditional"), make_source("tables", 1)], target, n_fake=50, **{kind: 2})
-    assert kind in found["ordered_by"] and (found["ordered_by"] == ["trial"]) is (kind == "trial")
+def test_a_probe_mines_every_source_that_has_a_critic(target: Path) -> None:
+    found = gt.rank_sources([make_source("unconditional"), make_source("tables", 1)], target, n_fake=50, probe=2)
+    assert found["ordered_by"][-1] == "probe"
     for row in found["sources"]:
-        assert row[kind]["steps"] == 2 and row[kind]["frechet"] > 0
-        assert abs(row[kind]["closes"]) > 1e-3  # of the same latents: the run has moved the images
+        assert row["probe"]["steps"] == 2 and row["probe"]["frechet"] > 0
+        assert abs(row["probe"]["closes"]) > 1e-3  # of the same latents: mining has moved the images
     found = gt.rank_sources([make_source("unconditional"), make_source("tables", 1, critic=False)], target, n_fake=50,
-                            **{kind: 2})
-    assert kind not in found["ordered_by"]
-    assert any(f"has no discriminator, so it has no {kind}" in warning for warning in found["warnings"])
-
-
-def test_a_trial_with_a_flat_folder_needs_no_class(tmp_path: Path) -> None:
-    flat = write_images(tmp_path / "flat", {"": 12})
-    found = gt.rank_sources([make_source("tables"), make_source("unconditional")], flat, n_fake=50, trial=1)
-    assert found["ordered_by"] == ["trial"] and not found["warnings"]
+                            probe=2)
+    assert "probe" not in found["ordered_by"]
+    assert any("has no discriminator, so it was not probed" in warning for warning in found["warnings"])
 
 
 def test_a_source_s_own_quality_is_read_from_its_run_or_card(target: Path, tmp_path: Path) -> None:
@@ -215,7 +198,6 @@ def test_what_is_refused(target: Path, tmp_path: Path, capsys: Capture) -> None:
     other = make_source("unconditional")
     assert "names 1 data sets for 2 sources" in refused(UsageError, gan, other, source_data=[target])
     assert "probe -1 is not possible" in refused(UsageError, gan, other, probe=-1)
-    assert "trial -1 is not possible" in refused(UsageError, gan, other, trial=-1)
     assert "n_fake=1 generated images" in refused(UsageError, gan, other, n_fake=1)
     assert "is no shipped model" in refused(ModelError, "glyph81", gan)
     few = write_images(tmp_path / "few", {"": 5})

@@ -70,12 +70,13 @@ def shortened(command: str) -> list[str]:
     words = shlex.split(command)[1:]
     verb = next(BY_NAME[name] for name in (" ".join(words[:2]), words[0]) if name in BY_NAME)
     names = {flag.name for flag in verb.flags}
-    for name, value in (("steps", STEPS), ("n_fake", SAMPLES), ("frames", STEPS), ("probe", STEPS), ("trial", STEPS)):
+    for name, value in (("steps", STEPS), ("n_fake", SAMPLES), ("frames", STEPS),
+                        ("probe", STEPS)):
         option = f"--{name.replace('_', '-')}"
         given = [i for i, word in enumerate(words) if word.replace("_", "-") == option]
         for i in given:
             words[i + 1] = value
-        if name in names and not given and verb.name != "sample" and name not in ("probe", "trial"):
+        if name in names and not given and verb.name != "sample" and name != "probe":
             words += [option, value]
     return words
 

@@ -174,7 +174,7 @@ VERBS = (
     Verb(
         "rank", "which source to start from: evidence and an order, before any adaptation", "choosing:rank",
         ("gantransfer rank --data cyrillic10 --sources glyph80-32 runs/demo",
-         "gantransfer rank --data my-images --sources models/a models/b --trial 200 --out sources.html",
+         "gantransfer rank --data my-images --sources models/a models/b --probe 100 --out sources.html",
          "gantransfer rank --data my-images --sources runs/a models/b --source-data own - --json"),
         flags=(
             Flag("sources", "the sources: shipped names, model directories, runs or hub ids, of one resolution",
@@ -189,8 +189,6 @@ VERBS = (
                  "without)", list[str] | None, metavar="A own - D", words=True),
             Flag("probe", "mine every source for so many iterations and measure again (0: do not)", int, 0, low=0,
                  metavar="N"),
-            Flag("trial", "fine-tune every source for so many iterations and order by what that reaches (0: do not)",
-                 int, 0, low=0, metavar="N"),
             Flag("out", "HTML page to write, with samples", metavar="FILE.html"), THREADS, JSON,
         ),
         required=("data", "sources"), chapter=USE,

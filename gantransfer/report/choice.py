@@ -20,7 +20,7 @@ STYLE = (".rows td, .rows th { padding: 6px 18px 6px 0; border-bottom: 1px solid
          ".sheets { display: flex; flex-wrap: wrap; gap: 32px; } .sheets img { image-rendering: pixelated; }"
          ".sheets figure { margin: 0; }")
 HEADS = ("", "source", "distance to the target", "coverage", "recall", "KID", "own quality", "real images",
-         "after mining", "after a trial")
+         "after mining")
 
 
 def write_choice(result: Mapping[str, Any], pictures: Mapping[str, Image.Image], path: Path) -> Path:
@@ -41,13 +41,12 @@ def write_choice(result: Mapping[str, Any], pictures: Mapping[str, Image.Image],
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """One source's line of the table, under `HEADS`."""
-    own = row["own"] or {}
+    own, probe = row["own"] or {}, row["probe"]
     spread = f" ± {number(row['frechet_spread'])}"
-    brief = ["–" if not found or found["frechet"] is None else f"{number(found['frechet'])} ({found['closes']:+.0%})"
-             for found in (row["probe"], row["trial"])]
+    mined = "–" if not probe or probe["frechet"] is None else f"{number(probe['frechet'])} ({probe['closes']:+.0%})"
     return [str(row["rank"]) + ("" if row["told_apart"] else " *"), row["name"], number(row["frechet"]) + spread,
             percent(row["coverage"], 1), percent(row["recall"], 1), number(row["kid"]), number(own.get("frechet")),
-            number(row["real_frechet"]), *brief]
+            number(row["real_frechet"]), mined]
 
 
 def _page(result: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> str:
