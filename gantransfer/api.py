@@ -357,8 +357,7 @@ def _train_here(
         hooks.report({"event": "start", "steps": job.schedule.steps, "step": trainer.progress.step,
                       "out": str(folder), "plan": list(trainer.plan.notes)})
         of_images = [f"images: {sentence}" for sentence in images.report["conversions"]]
-        of_plan = [note for note in trainer.plan.notes if note.startswith(runs.NEVER)]
-        for sentence in (*of_images, *of_plan) if new else ():
+        for sentence in of_images if new else ():
             hooks.report({"event": "message", "text": sentence})
     try:
         trainer.run()

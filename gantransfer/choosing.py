@@ -45,7 +45,8 @@ CANNOT = (
     "smallest distance named the best source for three targets of four, and was wrong for the one whose sources all "
     "ended close together (Cityscapes).",
     "In this library's own study (six sources of glyphs, three targets; results/transfergan) no column foretold the "
-    "order beyond chance.",
+    "order beyond chance; to know it, adapt from the first few: `sources: {a: ..., b: ...}` in a plan of "
+    "`gantransfer compare`.",
     "A source's own quality and its real images are shown and do not count: the first is seldom measured with the same "
     "protocol, the second leaves out what the generator lost.",
     "Differences within the spread of two draws are none. Features that do not know the target's kind of image can be "
@@ -106,22 +107,23 @@ def rank_sources(
         with writing(out):
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=Path(out).parent).close()
+    of_sources = [None if given is None else _real_images(given, name, source, size, channels)
+                  for given, name, source in zip(source_data or [None] * len(names), names, sources, strict=True)]
     say = (lambda text: progress({"event": "message", "text": text})) if progress else (lambda text: None)
     with collect.untouched_rng():
         measured = _Target(images, extractor, n_fake, seed)
         rows, grids = [], {}
-        for number, (name, gan, source) in enumerate(zip(names, gans, sources, strict=True)):
+        for name, gan, source, theirs in zip(names, gans, sources, of_sources, strict=True):
             say(f"measuring {name}")
             row, fake = measured.evidence(gan)
             own = _known_quality(source, gan, measured.warnings)
-            if source_data and source_data[number] is not None:
-                theirs = _real_images(source_data[number], name, source, size, channels)
+            if theirs is not None:
                 row["real_frechet"], own = measured.beside_real(theirs, fake)
             row |= {"name": name, "own": own, "classes": gan.generator.num_classes, "resolution": size,
                     "channels": channels}
             if probe:
                 say(f"mining {name} for {probe} iterations")
-                row["probe"] = _probe(gan, images, measured, probe, seed, fake)
+                row["probe"] = _probe(name, gan, images, measured, probe, seed, fake)
             grids[name] = _samples(gan, seed)
             rows.append(row)
     ordered_by = _order(rows)
@@ -263,19 +265,19 @@ def _known_quality(source: GAN | Run | str | Path, gan: GAN, warnings: list[str]
     return None
 
 
-def _probe(gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int,
+def _probe(name: str, gan: GAN, images: ImageData, measured: _Target, steps: int, seed: int,
            before: FeatureSet) -> dict[str, Any] | None:
     """The distance after `steps` iterations of mining alone, and by what share that is nearer than samples `before` of
     the same seed; None, with a warning, for a source that cannot be mined."""
     if gan.discriminator is None:
-        measured.warnings.append(f"{gan.origin or 'a source'} has no discriminator, so it was not probed")
+        measured.warnings.append(f"{name} has no discriminator and was not probed, so that the order is without probes")
         return None
     with tempfile.TemporaryDirectory() as folder:
         try:
             run = adapt(gan, images, "minegan", Path(folder) / "probe", finetune=False, steps=steps, seed=seed,
                         evaluate=False)
         except ModelError as error:
-            measured.warnings.append(f"{gan.origin or 'a source'} was not probed ({error})")
+            measured.warnings.append(f"{name} was not probed ({error}), so that the order is without probes")
             return None
         after, start = (measured.value("frechet", measured.real, features)
                         for features in (measured.drawn(run.gan, seed), before))

@@ -70,11 +70,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping (UsageError if it is missing, broken or something else)."""
+    """A YAML mapping (UsageError if it is missing, broken, something else, or has a key twice, of which YAML would
+    keep the last without a word)."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in getattr(node, "value", ()):
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if (key.tag, key.value) in seen:
+                        line = key.start_mark.line + 1
+                        raise yaml.YAMLError(f"'{key.value}' appears twice, the second time in line {line}")
+                    seen.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UsageError(f"config '{path}' cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a number of 5,000 digits, a deep nest

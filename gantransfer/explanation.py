@@ -153,9 +153,10 @@ class Learned:
         return self.scores(layer, kind)[m].abs().argsort(descending=True, stable=True)[:top].tolist()
 
     def contributors(self, m: int, top: int) -> list[int]:
-        """As the paper picks them: the first layer's strongest, here over scale and shift."""
+        """As the paper picks them: the classes of the first layer's largest scores, here summed over scale and shift.
+        A negative score takes a class away, and is none of these however large."""
         first = self.layers[0]
-        return sum(self.scores(first, kind)[m].abs() for kind, _ in KINDS).argsort(
+        return sum(self.scores(first, kind)[m] for kind, _ in KINDS).argsort(
             descending=True, stable=True)[:top].tolist()
 
 

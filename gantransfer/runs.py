@@ -244,10 +244,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def finished(out: Path, job: Job) -> bool:
-    """Whether the run in `out` has done all that `job` asks for."""
+    """Whether the run in `out` has done all that `job` asks for, and did not diverge in its last iterations."""
     if not (out / "result.json").is_file():
         return False
-    return int(read_json(out / "result.json").get("steps", 0)) >= job.schedule.steps
+    result = read_json(out / "result.json")
+    return "diverged" not in result and int(result.get("steps", 0)) >= job.schedule.steps
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -86,8 +86,8 @@ def refuse_few(names: Sequence[str], reference: ImageData, n_fake: int | None = 
                         f"them by heart; give at least {FEWEST}")
     if "classifier" in names:
         if not reference.labelled or len(reference.classes) < 2:
-            raise UsageError(f"a classifier needs two classes or more and the images have {len(reference.classes)}; "
-                             "leave it out")
+            raise UsageError("a classifier needs two classes or more that images and model have, and there are "
+                             f"{len(reference.classes) if reference.labelled else 0}; leave it out")
         least = min(reference.per_class_counts().values())
         if least < FEWEST_OF_CLASS:
             raise DataError(f"a class has {least} real images, too few to try a classifier on; give at least "
@@ -140,7 +140,8 @@ def independent_wasserstein(real: Tensor, fake: Tensor, budget: Budget, unseen: 
 
     Returns:
         {value, table_value (its negative, as the paper's tables print it), unseen or None, n_real, n_fake, better,
-        curve [[iteration, value]] and the budget}. A curve that still rises says that the budget is too small.
+        curve [[iteration, value]], rise (by what share the value grew in the last half of the iterations; None for a
+        single one) and the budget}. A curve that still rises says that the budget is too small.
     """
     critic, side = _network(real, 0, budget)
     optimizer = torch.optim.Adam(critic.parameters(), lr=LR, betas=(0.0, 0.9))
@@ -156,7 +157,8 @@ def independent_wasserstein(real: Tensor, fake: Tensor, budget: Budget, unseen: 
         if progress:
             progress("independent critic", step + 1, steps)
     value = _difference(critic, real, fake, side)
-    return {"value": value, "table_value": -value,
+    half = next((there for step, there in reversed(curve) if 0 < 2 * step <= steps), 0.0)
+    return {"value": value, "rise": value / half - 1 if half > 0 else None, "table_value": -value,
             "unseen": None if unseen is None else _difference(critic, *unseen, side), "better": "lower",
             "n_real": len(real), "n_fake": len(fake), "lr": LR, "curve": [*curve, [steps, value]], **asdict(budget)}
 

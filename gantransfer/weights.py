@@ -48,7 +48,7 @@ def read_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
     # A safetensors file starts with its header's length, whose first byte may be a pickle's; its JSON follows.
     is_safetensors = blob[8:9] == b"{"
     is_pickle = blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80"
-    if path.suffix == ".npz" and is_pickle:
+    if path.suffix == ".npz":
         networks = {"": _arrays(blob, path)}
     elif is_pickle and not is_safetensors:
         networks = _networks(_unpickle(blob, path), path)

@@ -90,7 +90,7 @@ def test_a_probe_mines_every_source_that_has_a_critic(target: Path) -> None:
     found = gt.rank_sources([make_source("unconditional"), make_source("tables", 1, critic=False)], target, n_fake=50,
                             probe=2)
     assert "probe" not in found["ordered_by"]
-    assert any("has no discriminator, so it was not probed" in warning for warning in found["warnings"])
+    assert [w for w in found["warnings"] if "source 2 has no discriminator and was not probed, so that the order" in w]
 
 
 def test_a_source_s_own_quality_is_read_from_its_run_or_card(target: Path, tmp_path: Path) -> None:
@@ -160,6 +160,11 @@ def test_the_images_that_a_run_names(target: Path, tmp_path: Path) -> None:
     assert "n_real=24" in row["own"]["protocol"] and row["real_frechet"] > 0
     with pytest.raises(DataError, match="source 'glyph80-32' is no pre-training run's"):
         gt.rank_sources([run.path, "glyph80-32"], target, n_fake=50, source_data=["own", "own"])
+    said: list[str] = []
+    with pytest.raises(DataError, match="nowhere"):  # before anything is measured
+        gt.rank_sources([run.path, "glyph80-32"], target, source_data=[None, tmp_path / "nowhere"],
+                        progress=lambda event: said.append(event["text"]))
+    assert not said
     small = gt.ImageData(images, size=16, channels=1)
     with pytest.raises(DataError, match="real images of glyph80-32 are 16 px"):
         gt.rank_sources([run.path, "glyph80-32"], target, n_fake=50, source_data=[None, small])
@@ -171,7 +176,8 @@ def test_the_verb_and_its_page(target: Path, tmp_path: Path, capsys: Capture) ->
     words = ["rank", "--data", str(target), "--sources", ",".join(names), "--n-fake", "50"]
     code, out, err = call(capsys, *words, "--source-data", f"-,{target}", "--out", str(page))
     assert code == 0, err
-    assert "What" not in out and "coverage" in out and "not where it ends" in out and f"page: {page}" in out
+    assert "What" not in out and "ordered by: frechet, coverage\n" in out
+    assert "not where it ends" in out and f"page: {page}" in out
     html = page.read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == 3 and "What this can and cannot say" in html
     assert "http" not in html.replace("http-equiv", "") and names[0] in html

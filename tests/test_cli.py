@@ -173,14 +173,14 @@ def test_the_bar_takes_every_event() -> None:
         show = Bar(bar)
         for event in (
             {"event": "message", "text": "first"},
-            {"event": "start", "steps": 10, "step": 0, "out": "runs/[red]x"},
+            {"event": "start", "steps": 10, "step": 0, "out": "runs/[red]x", "plan": ("copied: [all]",)},
             {"event": "trained", "step": 5, "seconds": 1.0, "images_per_second": 64.0, "D/real": 0.5, "G/fake": 1.0},
             {"event": "evaluated", "step": 5, "frechet": 12.3, "best": True},
             {"event": "rolled back", "step": 3},
             {"event": "unheard of", "step": 3},
         ):
             show(event)
-    for expected in ("first", "runs/[red]x", "12.3", "64 images/s", "back to step 3"):
+    for expected in ("first", "runs/[red]x", "- copied: [all]", "12.3", "64 images/s", "back to step 3"):
         assert expected in text.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import command
@@ -22,6 +23,7 @@ def test_adapt_shows_lines_and_the_result(capsys: Capture, place: Path, tmp_path
     code, out, err = call(capsys, "adapt", "--source", place / "source", "--data", place / "images", "--method",
                           "bsa", "--lr", "1e-2", "--per-class", 4, "--out", tmp_path / "run", *SHORT)
     assert code == 0 and "Traceback" not in err
+    assert re.search(r"run directory: .*(\n- .*)+\ntraining from step 0", out), "the plan comes before training"
     for expected in ("step 2/2", "images/s", "distance", "before", "after", "floor", "Fréchet", "KMMD", "measured: ",
                      "adapter", "report.html", "2 iterations"):
         assert expected in out, out
@@ -148,6 +150,10 @@ def test_convert_says_what_it_inferred(capsys: Capture, shared: Path, tmp_path: 
                           tmp_path / "model")
     assert code == 0 and "from tensor shapes: resolution = 32" in out and "generator and discriminator" in out, err
     assert call(capsys, "sample", tmp_path / "model", "--out", tmp_path / "x.png")[0] == 0
+    (tmp_path / "other.json").write_text('{"resolution": 128}')
+    words = ["convert", "--dialect", "biggan-pytorch", "--generator", folder / "G.safetensors", "--out", tmp_path / "w"]
+    assert "config says resolution 128" in refused(capsys, 4, *words, "--config", tmp_path / "other.json")
+    assert "none.json" in refused(capsys, 4, *words, "--config", tmp_path / "none.json")
     error = refused(capsys, 4, "convert", "--dialect", "biggan-pytorch", "--generator", folder / "D.safetensors",
                     "--out", tmp_path / "wrong")
     assert "no BigGAN generator" in error

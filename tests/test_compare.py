@@ -180,6 +180,47 @@ def test_compare_reports_a_failed_cell_and_goes_on(
     assert code == 5 and "wild-seed0 failed" in err and "calm-seed0: finished" in text
 
 
+def test_what_diverged_is_finished_at_no_later_call(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    """Nor where it was in the last iteration, so that the run has all its steps."""
+    plan, out = tmp_path / "plan.yaml", tmp_path / "compare"
+    plan.write_text("variants:\n  wild: {method: bsa, lr: 1e30, lr_d: 1e30, steps: 6}\n  calm: {method: bsa}\n")
+    words = ["compare", plan, "--source", place / "source", "--data", place / "images", "--no-evaluate", "--out", out,
+             *SHORT]
+    for more in ([], [], ["--no-run"]):
+        code, _, err = call(capsys, *words, *more)
+        assert code == (0 if more else 5) and "wild-seed0 failed: " in err and "updates were non-finite" in err
+        found = json.loads((out / "wild-seed0" / "result.json").read_text())
+        assert found["steps"] == 6 and "diverged" in found
+    rows = json.loads((out / "compare.json").read_text())["tasks"][0]["rows"]
+    assert [(row["label"], row["finished"]) for row in rows] == [("wild", 0), ("calm", 1)]
+
+
+@pytest.mark.parametrize(("file", "content", "said"), [
+    ("result.json", "{", "cannot be read as JSON"), ("result.json", '{"rows": 3}', "the record in"),
+    ("metrics.jsonl", '{"frechet": 3}\n', "the record in")])
+def test_a_damaged_record_is_that_runs_failure_alone(
+    capsys: Capture, place: Path, tmp_path: Path, file: str, content: str, said: str
+) -> None:
+    out = tmp_path / "compare"
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa,scratch",
+             "--no-evaluate", "--out", out, *SHORT]
+    assert call(capsys, *words)[0] == 0
+    (out / "bsa-seed0" / file).write_text(content)
+    for more in ([], ["--no-run"]):
+        code, text, err = call(capsys, *words, *more)
+        assert code == (0 if more else 4) and "bsa-seed0 failed: " in err and said in err, err
+        assert "html:" in text and (out / "bsa-seed0" / file).read_text() == content
+    rows = json.loads((out / "compare.json").read_text())["tasks"][0]["rows"]
+    assert [(row["label"], row["finished"]) for row in rows] == [("bsa", 0), ("scratch", 1)]
+
+
+def test_an_error_of_one_target_names_it(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"source: {place / 'source'}\ndata: {place / 'images'}\nout: {tmp_path / 'c'}\n"
+                    "targets: {one: {classes: [a]}, two: {classes: [q]}}\nvariants: {bsa: {method: bsa}}\n")
+    assert "target 'two': class 'q'" in refused(capsys, 2, "compare", plan)
+
+
 def test_a_row_may_have_seeds_of_its_own(capsys: Capture, place: Path, tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.yaml", tmp_path / "compare"
     plan.write_text("seeds: [0, 1]\nvariants:\n  a: {method: bsa, seeds: [1]}\n  b: {method: bsa}\n")

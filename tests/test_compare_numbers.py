@@ -160,6 +160,26 @@ def test_the_best_is_not_behind_on_common_seeds() -> None:
     assert rows[1]["to_best"]["mean"] == pytest.approx(0.15) and not rows[1]["to_best"]["different"]
 
 
+def test_a_pair_asked_about_is_judged_like_in_the_table_and_corrected_for_those_asked_about() -> None:
+    distances = {row: dict(enumerate(values)) for row, values in {
+        "a": (10.0, 11.0, 12.0), "b": (12.0, 13.5, 14.1), "c": (30.0, 25.0, 28.0)}.items()}
+    every = ranking.tested_distances(distances)
+    raw = p_values([[math.log(distances[a][i] / distances[b][i]) for i in range(3)] for a, b in every], 2)
+    assert [test["p"] for test in every.values()] == pytest.approx(holm(raw))
+    asked = ranking.tested_distances(distances, [("b", "a")])
+    assert list(asked) == [("b", "a")] and asked["b", "a"]["mean"] == -every["a", "b"]["mean"] > 0
+    assert asked["b", "a"]["p"] == pytest.approx(raw[0]) and (asked["b", "a"]["of"], every["a", "b"]["of"]) == (1, 3)
+
+
+def test_a_run_that_is_missing_does_not_cost_a_row_its_place() -> None:
+    """The best lacks one task of three; a row with one task alone is no best, however small its distance."""
+    rows = rank_over_tasks({
+        "x": {"good": {0: 5.0}, "bad": {0: 10.0}, "lucky": {0: 1.0}}, "y": {"good": {0: 6.0}, "bad": {0: 11.0}},
+        "z": {"bad": {0: 12.0}}})
+    assert [row["label"] for row in rows] == ["good", "lucky", "bad"] and rows[0]["tasks"] == 2
+    assert rows[2]["to_best"]["mean"] == pytest.approx(math.sqrt(10 / 5 * 11 / 6))
+
+
 def test_equal_differences_are_nothing_to_judge_by() -> None:
     assert paired([2.0, 2.0])["p"] == 1.0
 
@@ -207,7 +227,10 @@ def test_pairs_that_a_plan_names_are_tested_and_over_tasks_too(tmp_path: Path) -
                             "y": {"a": [5.0], "b": [10.0]}}, (("a", "b"),))
     first, second = (task["pairs"][0] for task in found["tasks"])
     assert first["difference"]["mean"] == pytest.approx(-10) and first["difference"]["different"]
-    assert first["difference"]["p"] == pytest.approx(0.00166, rel=1e-2)  # of the one pair that is named: no correction
+    logs = {row: np.log(values) for row, values in (("a", [10, 11, 12]), ("b", [20, 21.1, 21.9]), ("c", [1, 1, 1]))}
+    every = [(logs[a] - logs[b]).tolist() for a, b in (("a", "b"), ("a", "c"), ("b", "c"))]
+    assert first["difference"]["p"] == pytest.approx(p_values(every, 2)[0])  # judged by all pairs, corrected for one
+    assert first["difference"]["of"] == 1 and found["tasks"][0]["ranking"][1]["to_best"]["of"] == 3
     assert second["difference"]["count"] == 1 and not second["difference"]["different"]
     over = found["pairs_over_tasks"][0]
     assert over["difference"]["mean"] == pytest.approx(math.sqrt(0.5 * (10 * 11 * 12 / 20 / 21.1 / 21.9) ** (1 / 3)))

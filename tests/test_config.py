@@ -68,6 +68,16 @@ def test_yaml(tmp_path: Path) -> None:
         read_yaml(tmp_path / "absent.yaml")
 
 
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    """YAML keeps the last without a word: a row of a plan would be gone."""
+    file = tmp_path / "c.yaml"
+    file.write_text("variants:\n  a: {method: bsa}\n  a: {method: scratch}\n")
+    with pytest.raises(UsageError, match="'a' appears twice, the second time in line 3"):
+        read_yaml(file)
+    file.write_text("base: &b {x: 1, y: 2}\nown:\n  <<: *b\n  x: 3\n1: a\n'1': b\n")
+    assert read_yaml(file)["own"] == {"x": 3, "y": 2}  # a merged key may be written over
+
+
 @pytest.mark.parametrize(
     ("images", "augmented"), [(2, True), (25, True), (4999, True), (5000, False), (100_000, False)]
 )

@@ -66,6 +66,10 @@ def test_everything_is_kept(spoilt: list[int], source: Path, folder: Path, tmp_p
     assert gt.merge(source, out).sample(3).shape == (3, 32, 32, 1), "the best generator is there to be used"
     with pytest.raises(DivergedError):  # it goes on from where it was, and diverges again
         gt.resume(out)
+    result = json.loads((out / "result.json").read_text())
+    (out / "result.json").write_text(json.dumps(result | {"steps": 40}))  # as if that had been in the last iteration
+    with pytest.raises(DivergedError):
+        gt.resume(out)
 
 
 @pytest.mark.parametrize("spoilt", ["loss"], indirect=True)

@@ -94,7 +94,8 @@ def test_contributors_are_the_first_layers_strongest() -> None:
     tensors["a.shift.scores"] = torch.tensor([[0.5, 0.3, 0.0], [0.0, 0.1, 0.0]])
     tensors["b.scale.scores"] = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
     kept = Learned(tensors, ["a", "b"])
-    assert kept.contributors(0, 2) == [1, 0] and kept.contributors(1, 1) == [2]
+    assert kept.contributors(0, 3) == [0, 2, 1], "what is taken away does not contribute"
+    assert kept.contributors(1, 1) == [2]
     assert kept.strongest("a", "scale", 0, 3) == [1, 2, 0]
     del tensors["b.shift.offset"]
     with pytest.raises(ModelError, match="has no 'b.shift.offset'"):

@@ -119,6 +119,9 @@ def test_the_plan_of_all_baselines_names_every_method() -> None:
 
 def test_table_1_is_the_papers() -> None:
     plan = plan_of("cgantransfer-cifar100")
-    means = {row: sum(of.values()) / 6 for row, of in plan.expected.items()}
-    published = {"scratch": 58.76, "transfergan": 40.60, "bsa": 37.08, "cgantransfer as published": 36.71}
+    texts = {row: [str(figure).split(", early ") for figure in of.values()] for row, of in plan.expected.items()}
+    means = {row: sum(float(full) for full, *_ in of) / 6 for row, of in texts.items()}
+    means["bsa, early"] = sum(float(early) for _, early in texts["bsa"]) / 6
+    published = {"scratch": 58.76, "transfergan": 40.60, "bsa": 37.08, "bsa, early": 44.87,
+                 "cgantransfer as published": 36.71}
     assert means == pytest.approx(published, abs=0.006)

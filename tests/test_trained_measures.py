@@ -33,6 +33,8 @@ def test_iw_is_eq_6_and_grows_with_the_distance() -> None:
     found = [independent_wasserstein(real, drawn(*where, 80, 1), SHORT) for where in ((0, 14), (4, 18), (16, 28))]
     same, near, far = (f["value"] for f in found)
     assert abs(same) < 0.3 * near < near < far
+    curve = dict(found[2]["curve"])
+    assert found[2]["rise"] == pytest.approx(curve[12] / curve[4] - 1) and found[2]["rise"] > 0.1
     assert found[2]["table_value"] == -far and found[2]["better"] == "lower"
     assert [step for step, _ in found[2]["curve"]] == [0, 1, 2, 4, 8, 12] and found[2]["curve"][-1][1] == far
     assert {k: found[0][k] for k in ("steps", "batch_size", "width", "seed", "n_real", "n_fake")} == {
@@ -118,6 +120,9 @@ def test_evaluate_has_them_beside_the_metrics(places: Path, tmp_path: Path, caps
     for expected in ("independent Wasserstein critic (eq. 6, lower is better)", "classifier of real images: recognises",
                      "iw: 2 iterations of 64 images, width 8, seed 5", "down", "Fréchet distance within classes"):
         assert expected in out, out
+    _, _, err = call(capsys, "evaluate", source, "--data", places, "--metrics", "frechet", "--n-fake", 64, "--trained",
+                     "iw", "--budget", 8)
+    assert "the last half of its 8 iterations: it orders what is far apart" in err
 
 
 def test_what_is_refused(places: Path, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_what_is_refused(places: Path, tmp_path: Path) -> None:
         gt.evaluate(gan, few, metrics="frechet", n_fake=64, trained="iw")
     with pytest.raises(UsageError, match="n_fake=16 generated images are too few for an independent critic"):
         gt.evaluate(gan, few, metrics="frechet", n_fake=16, trained="iw")
-    with pytest.raises(UsageError, match="a classifier needs two classes or more and the images have 1"):
+    with pytest.raises(UsageError, match="two classes or more that images and model have, and there are 0"):
         gt.evaluate(gan, few, metrics="frechet", n_fake=16, trained="classifier")
     with pytest.raises(UsageError, match="trained measure .iv. does not exist; did you mean .iw.\\?"):
         gt.evaluate(gan, few, trained=["iv"])

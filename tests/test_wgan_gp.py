@@ -481,6 +481,13 @@ def test_variables_of_something_else(shared: Path, tmp_path: Path) -> None:
         3, 3, 1, 16), np.float32)})
     assert "'Generator.Res1.Conv3.Filters' is of no network known here" in said(
         {**g, "Generator.Res1.Conv3.Filters": np.zeros((3, 3, 1, 1), np.float32)})
+    for part in ("BN1.scale", "Conv1.Filters", "Conv2.Filters"):
+        assert f"incomplete (4 blocks, but 3 of Generator.Res*.{part})" in said(
+            {k: v for k, v in g.items() if k != f"Generator.Res2.{part}"})
+    empty = tmp_path / "empty.npz"
+    empty.write_bytes(b"")
+    with pytest.raises(ModelError, match="is no whole .npz of plain arrays"):
+        gt.convert("transfergan", empty)
     broken = tmp_path / "broken.npz"
     broken.write_bytes(export(tmp_path / "g.npz", g).read_bytes()[:5000])
     with pytest.raises(ModelError, match="is no whole .npz of plain arrays"):

@@ -35,6 +35,7 @@ def rank(settings: Settings) -> None:
         say_json(found)
         return
     table(HEADS, [cells(row) for row in found["sources"]], left=2)
+    say(f"ordered by: {', '.join(found['ordered_by'])}")
     if not all(row["told_apart"] for row in found["sources"]):
         say("* differs from the next by no more than two draws of the same source do")
     for sentence in found["says"]:

@@ -11,7 +11,7 @@ from gantransfer.cli.flags import convert
 from gantransfer.cli.progress import progress
 from gantransfer.cli.screen import note, say, say_json, shown, table
 from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
-from gantransfer.report.formatting import duration
+from gantransfer.report.formatting import counted, duration
 
 INTERRUPTED = 130
 Settings = dict[str, Any]
@@ -268,4 +268,6 @@ def _speed(pair: Settings) -> str:
 
 def _said(test: Settings) -> str:
     what = "different" if test["different"] else "not distinguishable"
-    return f"{shown(test['mean'])} ({shown(test['low'])} to {shown(test['high'])}), {what}, p {shown(test['p'])}"
+    interval = f"({shown(test['low'])} to {shown(test['high'])})"
+    pairs = counted(test["of"], "pair", "pairs")
+    return f"{shown(test['mean'])} {interval}, {what}, p {shown(test['p'])} among {pairs}"

@@ -10,6 +10,7 @@ from gantransfer.cli.screen import counter, note, say, say_json, shown, table
 from gantransfer.report.formatting import percent
 
 Settings = dict[str, Any]
+RISING = 0.1  # growth in the last half of its iterations, from which a critic's budget is called small
 
 
 def evaluate(settings: Settings) -> None:
@@ -53,6 +54,9 @@ def _trained(found: dict[str, Any]) -> None:
         unseen = "" if iw["unseen"] is None else f"; on images it did not see {shown(iw['unseen'])}"
         say(f"independent Wasserstein critic (eq. 6, lower is better): {shown(iw['value'])}{unseen}; in the sign of "
             f"the paper's tables {shown(iw['table_value'])}")
+        if iw["rise"] is not None and iw["rise"] > RISING:
+            note(f"the critic's value grew by {iw['rise']:.0%} in the last half of its {iw['steps']} iterations: it "
+                 "orders what is far apart, no more; give a larger --budget")
     if of := found.get("classifier"):
         say(f"classifier of real images: recognises {percent(of['recognised'], 1)} of the samples and "
             f"{percent(of['real_on_real'], 1)} of other real images; classifier of samples: "

@@ -103,7 +103,8 @@ def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     if split.unknown:
         _refuse_unknown(split, flags, verb, command)
     settings = {**_from_config(verb, config, flags), **_from_words(split), **_positional(verb, split.rest, command)}
-    settings.pop("config", None)
+    if verb.layered:  # else it is the verb's own flag
+        settings.pop("config", None)
     settings.pop("traceback", None)
     _require(verb, settings, command)
     return settings

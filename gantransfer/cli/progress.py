@@ -47,7 +47,8 @@ class Bar:
     def __call__(self, event: Event) -> None:
         kind = event["event"]
         if kind == "start":
-            self.bar.console.print(f"run directory: {event['out']}", markup=False, highlight=False)
+            for sentence in (f"run directory: {event['out']}", *_plan(event)):
+                self.bar.console.print(sentence, markup=False, highlight=False)
             self.task = self.bar.add_task("training", total=event["steps"], completed=event.get("step", 0), losses="",
                                           distance="", speed="")
         elif self.task is None or kind in ("message", "rolled back"):
@@ -72,7 +73,8 @@ class Lines:
         kind = event["event"]
         if kind == "start":
             self.steps, self.next = event["steps"], event.get("step", 0) + 1
-            say(f"run directory: {event['out']}")
+            for sentence in (f"run directory: {event['out']}", *_plan(event)):
+                say(sentence)
             say(f"training from step {event.get('step', 0)} to {event['steps']}")
         elif kind == "trained":
             if event["step"] >= self.next or event["step"] == self.steps:
@@ -106,6 +108,11 @@ class Alarms:
         alarms, before = event.get("alarms", {}), self.last.get(event["event"], set())
         self.last[event["event"]] = set(alarms)
         return [f"warning: step {event['step']}: {text}" for name, text in alarms.items() if name not in before]
+
+
+def _plan(event: Event) -> list[str]:
+    """What a run that begins copies, combines, initialises and trains."""
+    return [] if event.get("step", 0) else [f"- {sentence}" for sentence in event.get("plan", ())]
 
 
 def _losses(event: Event) -> str:

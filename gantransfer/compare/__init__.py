@@ -8,7 +8,8 @@ more seeds, rows or targets too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,11 +105,10 @@ def _make_directory(out: Path) -> None:
 
 
 def _as_it_is(cell: Cell, recorded: Mapping[str, Any]) -> cells.Outcome:
-    if not cell.finished:
-        return dict(cells.WAITING)
-    if cells.differs(cell, recorded):
+    found = cell.as_it_is()
+    if found["status"] != "waiting" and cells.differs(cell, recorded):
         return {**cells.WAITING, "error": "was run with other settings, and is not counted"}
-    return dict(cells.FINISHED)
+    return found
 
 
 def recorded_calls(out: Path) -> dict[str, Any]:
@@ -146,6 +146,15 @@ def missing_inputs(comparison: Comparison) -> list[str]:
     return unique(found)
 
 
+@contextmanager
+def _of_target(name: str) -> Iterator[None]:
+    """An error of one target's images says whose it is."""
+    try:
+        yield
+    except (DataError, ModelError, UsageError) as error:
+        raise type(error)(f"target '{name}': {error}" if name else str(error)) from None
+
+
 def _set_aside(cell: Cell, out: Path) -> Path:
     """Move a cell's run out of the way, within the comparison's directory; where to."""
     number = 1
@@ -181,7 +190,8 @@ def inputs(comparison: Comparison) -> list[Cell]:
         rows = [make_method(variant.method, method_fields(variant)) for variant in comparison.variants
                 if variant.runs_on(task.name)]
         strictest = next(filter(api.needs_labels, rows), None)
-        images = api.target_images(task.data, task.data_options, gans[task.source][0], strictest)
+        with _of_target(task.name):
+            images = api.target_images(task.data, task.data_options, gans[task.source][0], strictest)
         made_from[task.name] = {"source_sha256": "+".join(gan.sha256 for gan in gans[task.source]),
                                 "images_fingerprint": images.fingerprint}
         for variant in comparison.variants:

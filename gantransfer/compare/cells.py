@@ -16,7 +16,7 @@ from typing import Any
 
 from gantransfer import runs
 from gantransfer.config import field_names
-from gantransfer.errors import GanTransferError, Interrupted
+from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError
 from gantransfer.registry import methods
 from gantransfer.weights import read_json
 
@@ -47,8 +47,23 @@ class Cell:
     @property
     def finished(self) -> bool:
         """It has a result, and not that of a run that diverged, which is tried again."""
+        return self.as_it_is()["status"] == "finished"
+
+    def as_it_is(self) -> Outcome:
+        """Its outcome as far as its directory tells."""
         file = self.folder / "result.json"
-        return file.is_file() and "diverged" not in read_json(file)
+        if not file.is_file():
+            return dict(WAITING)
+        try:
+            diverged = read_json(file).get("diverged")
+        except ModelError as error:
+            return failed(error)
+        return dict(FINISHED) if diverged is None else failed(DivergedError(diverged))
+
+
+def failed(error: GanTransferError) -> Outcome:
+    """The outcome of a run that `error` ended."""
+    return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
 
 
 def as_recorded(cell: Cell) -> dict[str, Any]:
@@ -87,7 +102,7 @@ def run_all(
     missing = [cell for cell in planned if not cell.finished]
     if len(missing) < len(planned):
         report(message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
-    outcomes = {cell.name: dict(FINISHED if cell.finished else WAITING) for cell in planned}
+    outcomes = {cell.name: cell.as_it_is() for cell in planned}
     if run is None:
         run = _one_by_one if jobs == 1 else _in_processes
         threads = 1 if jobs > 1 and threads is None else threads
@@ -107,6 +122,8 @@ def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> O
     from gantransfer import api
 
     try:
+        if (cell.folder / "result.json").is_file():
+            read_json(cell.folder / "result.json")  # a damaged one is neither kept for good nor thrown away
         if any((cell.folder / "checkpoints").glob("*")):
             api.resume(cell.folder, progress=report)
         else:
@@ -116,7 +133,7 @@ def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> O
     except (Interrupted, KeyboardInterrupt) as error:
         return {"status": "interrupted", "error": str(error), "exit_code": Interrupted.exit_code}
     except GanTransferError as error:
-        return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
+        return failed(error)
     except Exception as error:  # a bug in one method shall not cost the others' hours
         return {"status": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}
     return dict(FINISHED)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantransfer import report
 from gantransfer.report.charts import Series, line_chart
-from gantransfer.report.formatting import duration, number
+from gantransfer.report.formatting import counted, duration, number
 
 Row = dict[str, Any]
 # Colours that differ in hue and lightness, for light and dark pages; a second round of rows is dashed.
@@ -21,7 +21,8 @@ DISTANCES = ("Fréchet distances of the best generators on the reported split, m
              "over paired seeds, and Student's p-value of the log ratio, with a spread judged by all pairs and Holm's "
              "correction over them, 95 %). At the end: the last generators', on the split of the curves.")
 SPEED = ("On the selection split, mean over seeds (smallest to largest), of factors the geometric mean. Seconds are "
-         "training time alone. Differences of distances are tested as above, over the pairs named here.")
+         "training time alone. Differences of distances are tested as above, but corrected for the pairs asked about "
+         "here alone: fewer than all, so that a difference may be called here and not in the ranking.")
 FINE = 25  # iterations between evaluations, above which a best iteration is said to be known only roughly
 FLOOR = "floor: real against real"
 
@@ -163,8 +164,8 @@ def _ranked(row: Row, marks: dict[str, str], more: Sequence[str] = ()) -> tuple[
 def _said(test: Row, alone: str) -> list[str]:
     """A test's value with its interval, and what it says; `alone`: of a single unit."""
     interval = "" if test["low"] is None else f" ({number(test['low'])} to {number(test['high'])})"
-    said = alone if test["count"] < 2 else \
-        f"{'yes' if test['different'] else 'not distinguishable'}, p {number(test['p'])}"
+    different, pairs = "yes" if test["different"] else "not distinguishable", counted(test["of"], "pair", "pairs")
+    said = alone if test["count"] < 2 else f"{different}, p {number(test['p'])} among {pairs}"
     return [f"{number(test['mean'])}{interval}", said]
 
 

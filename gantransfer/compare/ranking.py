@@ -63,35 +63,55 @@ def differences(values: Mapping[str, Mapping[Any, float]], pairs: Iterable[Pair]
             for a, b in pairs}
 
 
-def tested(found: Mapping[Pair, Sequence[float]],
-           logs: Mapping[Pair, Sequence[float]] | None = None) -> dict[Pair, Test]:
-    """`paired` of every pair that has differences, with ``p`` that of all pairs together, adjusted over them, and
-    ``different``.
+def tested(found: Mapping[Pair, Sequence[float]], logs: Mapping[Pair, Sequence[float]] | None = None,
+           family: Collection[Pair] | None = None) -> dict[Pair, Test]:
+    """`paired` of every pair that has differences, with ``p`` that of all pairs together, adjusted over them,
+    ``different``, and ``of``: over how many pairs it is adjusted.
 
     Args:
         found: the differences of each pair, of which mean and interval are.
         logs: the same pairs' log ratios, of which p is; None: `found` are such.
+        family: the pairs asked about, over which p is adjusted and of which the tests are; the others only lend their
+            spread, so that a pair has one p before adjustment wherever it is shown. None: all.
     """
     judged = found if logs is None else logs
-    tests = {pair: paired(values) for pair, values in found.items() if len(values)}
-    possible = [pair for pair, test in tests.items() if test["count"] > 1]
+    asked = found.keys() if family is None else set(family)
+    tests = {pair: paired(values) for pair, values in found.items() if len(values) and pair in asked}
+    scattered = [pair for pair, values in judged.items() if len(values) > 1]
+    possible = [pair for pair in scattered if pair in asked]
     if possible:
-        independent = min(len(possible), len(set(itertools.chain(*possible))) - 1)
-        adjusted = holm(p_values([judged[pair] for pair in possible], independent))
-        for pair, p in zip(possible, adjusted, strict=True):
+        independent = min(len(scattered), len(set(itertools.chain(*scattered))) - 1)
+        of_all = dict(zip(scattered, p_values([judged[pair] for pair in scattered], independent), strict=True))
+        for pair, p in zip(possible, holm([of_all[pair] for pair in possible]), strict=True):
             tests[pair]["p"] = p
     for pair, test in tests.items():
         apart = test["low"] is not None and (test["low"] > 0 or test["high"] < 0)
         agree = test["mean"] * statistics.fmean(judged[pair]) > 0
         test["different"] = apart and agree and test["p"] < 1 - LEVEL
+        test["of"] = len(possible)
     return tests
 
 
-def tested_distances(distances: Mapping[str, Mapping[Any, float]], pairs: Iterable[Pair]) -> dict[Pair, Test]:
-    """`tested` of `pairs` of rows: row -> seed -> distance."""
-    pairs = list(pairs)
+def tested_distances(distances: Mapping[str, Mapping[Any, float]],
+                     family: Collection[Pair] | None = None) -> dict[Pair, Test]:
+    """`tested` of rows, row -> seed -> distance: of all pairs, or of those of `family`."""
     logs = {row: {seed: _log(distance) for seed, distance in of.items()} for row, of in distances.items()}
-    return tested(differences(distances, pairs), differences(logs, pairs))
+    pairs = _all_pairs(distances, family)
+    return tested(differences(distances, pairs), differences(logs, pairs), family)
+
+
+def tested_over_tasks(distances: Mapping[str, Mapping[str, Mapping[Any, float]]],
+                      family: Collection[Pair] | None = None) -> dict[Pair, Test]:
+    """`tested` of rows over tasks, task -> row -> seed -> distance, in log ratios."""
+    labels = dict.fromkeys(label for rows in distances.values() for label, of in rows.items() if of)
+    pairs = _all_pairs(labels, family)
+    return tested({(a, b): list(log_ratios(distances, a, b).values()) for a, b in pairs}, family=family)
+
+
+def _all_pairs(labels: Iterable[str], family: Collection[Pair] | None) -> list[Pair]:
+    """Every pair of `labels` once, those of `family` as they stand there."""
+    named = list(dict.fromkeys(family or ()))
+    return named + [(a, b) for a, b in itertools.combinations(labels, 2) if (a, b) not in named and (b, a) not in named]
 
 
 def _turned(test: Test) -> Test:
@@ -123,7 +143,7 @@ def rank(distances: Mapping[str, Mapping[Any, float]]) -> list[dict[str, Any]]:
         The best has the smallest mean of those that no row is ahead of on common seeds, as rows may differ in seeds.
     """
     means = {label: statistics.fmean(of.values()) for label, of in distances.items() if of}
-    return _ranked(means, tested_distances(distances, itertools.combinations(means, 2)), means) if means else []
+    return _ranked(means, tested_distances({label: distances[label] for label in means}), means) if means else []
 
 
 def log_ratios(distances: Mapping[str, Mapping[str, Mapping[Any, float]]], a: str, b: str) -> dict[str, float]:
@@ -154,7 +174,8 @@ def rank_over_tasks(distances: Mapping[str, Mapping[str, Mapping[Any, float]]]) 
         distances: task -> row -> seed -> distance.
 
     Returns:
-        as `rank`, in factors; ``tasks``: how many the row has. The best is one of those that have most. Rows stand by
+        as `rank`, in factors; ``tasks``: how many the row has. The best is one of those that have more than half of
+        what the fullest has: a failed run shall not cost a row its place, nor one lucky task win it. Rows stand by
         their factor to it, those without a common task last; ``mean`` is the geometric mean distance over the row's own
         tasks.
     """
@@ -164,9 +185,8 @@ def rank_over_tasks(distances: Mapping[str, Mapping[str, Mapping[Any, float]]]) 
     means = {label: statistics.fmean(values) for label, values in own.items()}
     if not means:
         return []
-    found = {(a, b): list(log_ratios(distances, a, b).values()) for a, b in itertools.combinations(labels, 2)}
     most = max(map(len, own.values()))
-    rows = _ranked(means, tested(found), [label for label in labels if len(own[label]) == most])
+    rows = _ranked(means, tested_over_tasks(distances), [label for label in labels if 2 * len(own[label]) > most])
     for row in rows:
         row["mean"], row["tasks"] = math.exp(row["mean"]), len(own[row["label"]])
         row["to_best"] = row["to_best"] and as_factor(row["to_best"])

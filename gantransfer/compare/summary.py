@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gantransfer.compare import convergence
-from gantransfer.compare.cells import Cell, Outcome
+from gantransfer.compare import convergence, ranking
+from gantransfer.compare.cells import Cell, Outcome, failed
 from gantransfer.compare.plan import Comparison, Task, unique
-from gantransfer.compare.ranking import as_factor, log_ratios, rank, rank_over_tasks, tested, tested_distances
+from gantransfer.compare.ranking import as_factor, log_ratios
+from gantransfer.errors import ModelError, first_line
 from gantransfer.runs import read_lines
+from gantransfer.weights import read_json
 
 Row = dict[str, Any]
 
@@ -24,12 +25,12 @@ Row = dict[str, Any]
 def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Row:
     """What ``compare.json`` holds; see `gantransfer.compare.compare`."""
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
-                "begun": c.folder.exists(), **outcomes[c.name], **_read(c.folder)} for c in planned]
+                "begun": c.folder.exists(), **_outcome(c, outcomes[c.name])} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
     distances = {task["name"]: found for task in tasks if (found := _distances(entries, task))}
     return {
         "format_version": 3, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
-        "tasks": tasks, "ranking": rank_over_tasks(distances) if len(distances) > 1 else [],
+        "tasks": tasks, "ranking": ranking.rank_over_tasks(distances) if len(distances) > 1 else [],
         "pairs_over_tasks": _pairs_over_tasks(comparison, tasks, distances) if len(tasks) > 1 else [],
         "cells": [{key: value for key, value in e.items() if key != "curve"} for e in entries],
     }
@@ -47,7 +48,7 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
                              if e["label"] == row["label"] and e["status"] == "finished"} for row in rows}
     pairs = [{"a": a, "b": b, **speed} for a, b in comparison.compared_pairs()
              if (speed := convergence.compare(curves.get(a, {}), curves.get(b, {}), comparison.levels))]
-    tests = tested_distances(distances, [(pair["a"], pair["b"]) for pair in pairs])
+    tests = ranking.tested_distances(distances, [(pair["a"], pair["b"]) for pair in pairs])
     for pair in pairs:
         pair["difference"] = tests.get((pair["a"], pair["b"]))
     return {
@@ -57,7 +58,7 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
         "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
         "selection_floor": next((e["selection_floor"] for e in entries if e.get("selection_floor") is not None), None),
         "every": _every([e for e in alike if any(e["label"] in (pair["a"], pair["b"]) for pair in pairs)]),
-        "ranking": rank(distances), "pairs": pairs,
+        "ranking": ranking.rank(distances), "pairs": pairs,
     }
 
 
@@ -93,7 +94,7 @@ def _pairs_over_tasks(
     smaller."""
     pairs = comparison.compared_pairs()
     ratios = {(a, b): log_ratios(distances, a, b) for a, b in pairs}
-    tests = tested({pair: list(found.values()) for pair, found in ratios.items()})
+    tests = ranking.tested_over_tasks(distances, pairs)
     found = []
     for a, b in pairs:
         mine = [pair for task in tasks for pair in task["pairs"] if (pair["a"], pair["b"]) == (a, b)]
@@ -163,6 +164,17 @@ def _csv(lines: Sequence[Row], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
+def _outcome(cell: Cell, outcome: Outcome) -> Row:
+    """The outcome of a cell and what its run says of itself; a damaged record is that cell's failure alone."""
+    try:
+        return {**outcome, **_read(cell.folder)}
+    except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = outcome if outcome["status"] == "failed" else failed(ModelError(
+            f"the record in '{cell.folder}' is damaged ({first_line(error)}); restore it, or remove the folder to run "
+            "it again"))
+        return {**said, "curve": []}
+
+
 def _read(folder: Path) -> Row:
     """What a run says of itself; only the curve if it is not finished."""
     lines = [line for line in read_lines(folder / "metrics.jsonl") if line.get("frechet") is not None]
@@ -172,7 +184,7 @@ def _read(folder: Path) -> Row:
     file = folder / "result.json"
     if not file.is_file():
         return {"curve": curve, "selection_floor": selection_floor}
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = read_json(file)
     by_metric = {row["metric"]: row for row in result.get("rows", ())}
     headline = by_metric.get("frechet", {})
     keep = ("best_step", "steps", "nimg", "seconds", "adapter_bytes", "generator_bytes", "protocol", "reference",

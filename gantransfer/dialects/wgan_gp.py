@@ -75,7 +75,13 @@ def infer_wgan_gp(variables: State, settings: Mapping[str, Any]) -> WGANGPConfig
             raise ModelError(f"the generator file holds no Transferring-GANs generator (no {name}); export its "
                              "variables as the dialect's module says, or choose the dialect the file was written in")
     scale = state["Generator.Res1.BN1.scale"]
-    blocks = len(numbered(state, r"Generator\.Res(\d)\.Conv1\.Filters"))
+    per_part = {part: len(numbered(state, rf"Generator\.Res(\d)\.{part}")) for part in
+                ("BN1.scale", "Conv1.Filters", "Conv2.Filters")}
+    blocks = max(per_part.values())
+    for part, count in per_part.items():
+        if count < blocks:
+            raise ModelError(f"the generator's variables are incomplete ({blocks} blocks, but {count} of "
+                             f"Generator.Res*.{part}); export all of them")
     found = {
         "resolution": 4 * 2**blocks, "channels": state["Generator.Output.Filters"].shape[3],
         "num_classes": scale.shape[0] if scale.dim() == 2 else 0, "z_dim": state["Generator.Input.W"].shape[0],

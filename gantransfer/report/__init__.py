@@ -115,11 +115,9 @@ def _settings(config: Row) -> list[Row]:
     titles = {"source": "Source", "data": "Target", "method": "Method", "train": "Training"}
     groups = [*titles, *(k for k in config if k not in titles)]
     found = [(titles.get(k, str(k).capitalize()), config.get(k)) for k in groups]
-    found = [
-        (title, {"": "; ".join(formatting.plain(item) for item in v)} if isinstance(v, list) else as_dict(v))
-        for title, v in found
-    ]
-    return [sections.facts(title, values) for title, values in found if values]
+    return [{"title": title, "items": [("", formatting.plain(item, 1000)) for item in values]}
+            if isinstance(values, list) else sections.facts(title, as_dict(values))
+            for title, values in found if values]
 
 
 def _alarms(rows: list[Row]) -> list[str]:
