@@ -18,7 +18,7 @@ from gantransfer.errors import printable
 from gantransfer.report.formatting import number
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
-PLAIN_WIDTH = 110  # of tables when the output is no terminal
+PLAIN_WIDTH = 120  # of tables when the output is no terminal
 
 
 def silent() -> bool:
