@@ -77,7 +77,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
-            for key, _ in getattr(node, "value", ()):
+            for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                     if (key.tag, key.value) in seen:
                         line = key.start_mark.line + 1

@@ -31,8 +31,6 @@ from gantransfer.sources import GAN
 from gantransfer.trainer import Hooks, Schedule, Trainer
 from gantransfer.weights import read_json, write_json, write_text
 
-NEVER = "never begun:"  # how notes of a plan begin that name a stage which the run is too short for
-
 
 @dataclass(frozen=True)
 class Job:
@@ -201,8 +199,8 @@ def assemble(job: Job, out: Path, gan: GAN | Sequence[GAN], data: ImageData, hoo
 def unreached(plan: Plan, steps: int, shown: int) -> list[str]:
     """A sentence for every stage of `plan` that begins after `steps` iterations of `shown` images."""
     return [
-        f"{NEVER} phase {phase.name} of {', '.join(phase.updates)}: it begins at {phase.start_nimg} images and the run "
-        f"shows {steps * shown} ({steps} iterations of {shown}); give more steps, or a shorter stage before it"
+        f"never begun: phase {phase.name} of {', '.join(phase.updates)}: it begins at {phase.start_nimg} images and "
+        f"the run shows {steps * shown} ({steps} iterations of {shown}); give more steps, or a shorter stage before it"
         for phase in plan.phases if phase.start_nimg >= steps * shown
     ]
 

@@ -283,3 +283,11 @@ def test_report_knows_no_other_layer() -> None:
                     assert name.startswith(("gantransfer.report", "gantransfer.errors")), (path.name, name)
                 elif name.split(".")[0] not in allowed:
                     assert name.split(".")[0] in __import__("sys").stdlib_module_names, (path.name, name)
+
+
+def test_settings_are_blocks_with_something_in_them_and_the_plan_is_whole() -> None:
+    """Scalars at the top of ``config.yaml`` are no block of settings; a plan's sentences are not cut."""
+    sentence = "copied: " + ", ".join(f"blocks.{i}.conv1.weight" for i in range(20))
+    found = report._settings({"kind": "adapt", "command": COMMAND, "train": {"steps": 2}, "plan": [sentence, "more"]})
+    assert [block["title"] for block in found] == ["Training", "Plan"]
+    assert found[1]["items"] == [("", sentence), ("", "more")]

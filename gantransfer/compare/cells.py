@@ -99,10 +99,10 @@ def run_all(
     planned: Sequence[Cell], jobs: int, threads: int | None, report: Report, run: Runner | None = None
 ) -> dict[str, Outcome]:
     """The outcome of every cell by name. `run` starts the missing ones (None: one by one, or `jobs` processes)."""
-    missing = [cell for cell in planned if not cell.finished]
+    outcomes = {cell.name: cell.as_it_is() for cell in planned}
+    missing = [cell for cell in planned if outcomes[cell.name]["status"] != "finished"]
     if len(missing) < len(planned):
         report(message(f"{len(planned) - len(missing)} of {len(planned)} runs are finished already"))
-    outcomes = {cell.name: cell.as_it_is() for cell in planned}
     if run is None:
         run = _one_by_one if jobs == 1 else _in_processes
         threads = 1 if jobs > 1 and threads is None else threads

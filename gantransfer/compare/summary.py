@@ -14,7 +14,6 @@ from typing import Any
 from gantransfer.compare import convergence, ranking
 from gantransfer.compare.cells import Cell, Outcome, failed
 from gantransfer.compare.plan import Comparison, Task, unique
-from gantransfer.compare.ranking import as_factor, log_ratios
 from gantransfer.errors import ModelError, first_line
 from gantransfer.runs import read_lines
 from gantransfer.weights import read_json
@@ -93,7 +92,7 @@ def _pairs_over_tasks(
     have its best still to come; ``difference``: A's distance over B's, over tasks, and ``ahead``: in how many A's is
     smaller."""
     pairs = comparison.compared_pairs()
-    ratios = {(a, b): log_ratios(distances, a, b) for a, b in pairs}
+    ratios = {(a, b): ranking.log_ratios(distances, a, b) for a, b in pairs}
     tests = ranking.tested_over_tasks(distances, pairs)
     found = []
     for a, b in pairs:
@@ -103,7 +102,7 @@ def _pairs_over_tasks(
             row[name] = convergence.spread([pair[name]["mean"] for pair in mine], factors=True)
         runs = [pair["reach_step"] for pair in mine]
         row["reached"], row["runs"] = sum(r["count"] for r in runs), sum(r["of"] for r in runs)
-        row["difference"] = as_factor(tests[a, b]) if (a, b) in tests else None
+        row["difference"] = ranking.as_factor(tests[a, b]) if (a, b) in tests else None
         row["ahead"] = sum(value < 0 for value in ratios[a, b].values())
         if mine:
             found.append(row)

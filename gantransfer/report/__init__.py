@@ -116,8 +116,8 @@ def _settings(config: Row) -> list[Row]:
     groups = [*titles, *(k for k in config if k not in titles)]
     found = [(titles.get(k, str(k).capitalize()), config.get(k)) for k in groups]
     return [{"title": title, "items": [("", formatting.plain(item, 1000)) for item in values]}
-            if isinstance(values, list) else sections.facts(title, as_dict(values))
-            for title, values in found if values]
+            if isinstance(values, list) else sections.facts(title, values)
+            for title, values in found if values and isinstance(values, (list, dict))]
 
 
 def _alarms(rows: list[Row]) -> list[str]:
