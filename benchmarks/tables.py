@@ -3,6 +3,8 @@
     python benchmarks/tables.py results/minegan/single --metrics frechet,kmmd,mv --by-target
     python benchmarks/tables.py results/transfergan/conditional --at 100,300,1000
     python benchmarks/tables.py results/papers/table1 --fewer transfergan=scratch --at 1000
+    python benchmarks/tables.py results/papers/table1 --best --group random
+    python benchmarks/tables.py results/papers/table1 --earlier "cgantransfer matched=bsa"
 
 A cell is the mean over seeds, with the standard deviation where there are two or more: of final metrics of the kept
 generator, or with ``--at`` of the distance at these iterations, on the split of the curves. The last row is that of
@@ -11,16 +13,21 @@ real images against real ones. ``--by-target`` puts all metrics into one table, 
 ``--fewer A=B`` tells, for targets called ``<anything>x<images per class>``, the fewest images per class with which row
 A is as good as B with each number, and how many times fewer that is. Sizes that were measured against training images,
 where nothing was left to hold out, say nothing of that and are left out.
+
+``--best`` prints the distance and behind it the iteration of the best, the mean over seeds, as cGANTransfer's Table 1.
+``--earlier A=B`` tells how much sooner row A was as good as row B's best, over targets and for each group of them.
+Targets called ``<group>-<anything>`` belong to a group; ``--group`` prints those of one alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 REAL = "real images"
@@ -121,9 +128,56 @@ def fewer(values: Values, row: str, other: str) -> list[str]:
     return lines
 
 
-def tables(folder: Path, metrics: list[str], at: list[int], pair: str, one_table: bool) -> list[str]:
+def bests(cells: list[dict[str, Any]]) -> str:
+    """Distances, each with the iteration of its best."""
+    steps: Values = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        if cell["metrics"].get("frechet") is not None:
+            steps[cell["label"]][cell["task"]].append(cell["best_step"])
+    heading, rule, *lines = markdown(of_metric(cells, "frechet"), "distance (best iteration)").splitlines()
+    targets = [name.strip() for name in heading.split("|")[2:-1]]
+    told = [heading, rule]
+    for line in lines:
+        _, label, *shown, _ = (part.strip() for part in line.split("|"))
+        found = [f" ({mean(steps[label][target]):,.0f})" if label in steps and steps[label][target] else ""
+                 for target in targets]
+        told.append(f"| {label} | " + " | ".join(map("".join, zip(shown, found, strict=True))) + " |")
+    return "\n".join(told)
+
+
+def earlier(folder: Path, pair: str) -> str:
+    """How many times sooner a row was as good as another's best, by the records of `compare`'s pairs."""
+    with (folder / "pairs.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["over"] == "seeds" and f"{row['a']}={row['b']}" == pair]
+    if not rows:
+        raise Missing(f"no pair is called '{pair}' in pairs.csv; name it under `pairs` of the plan and compare again")
+    groups: dict[str, list[dict[str, str]]] = {"all": rows}
+    for row in rows:
+        groups.setdefault(row["task"].split("-")[0], []).append(row)
+    lines = []
+    for group, of in groups.items():
+        iterations = [float(row["reach_ratio"]) for row in of if row["reach_ratio"]]
+        if not iterations:
+            lines.append(f"{group}: never in {len(of)} targets")
+            continue
+        seconds = [float(row["reach_ratio_seconds"]) for row in of if row["reach_ratio_seconds"]]
+        fraction = 1 / mean(1 / ratio for ratio in iterations)
+        lines.append(f"{group}: in {len(iterations)} of {len(of)} targets, there "
+                     f"{geometric_mean(iterations):.3g} times sooner ({min(iterations):.3g} to {max(iterations):.3g}; the mean fraction of the other's "
+                     f"iterations is 1/{fraction:.3g})"
+                     + (f", in seconds {geometric_mean(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
+                        if seconds else ""))
+    return "\n".join(lines)
+
+
+def tables(folder: Path, metrics: list[str], at: list[int], pair: str, one_table: bool, *, best: bool = False,
+           sooner: str = "", group: str = "") -> list[str]:
     """What the command prints."""
-    cells = read(folder)
+    if sooner:
+        return [earlier(folder, sooner)]
+    cells = [cell for cell in read(folder) if not group or cell["task"].startswith(f"{group}-")]
+    if best:
+        return [bests(cells)]
     if pair:
         if pair.count("=") != 1:
             raise Missing(f"--fewer is '{pair}'; write A=B, two rows")
@@ -143,10 +197,14 @@ def main() -> None:
     parser.add_argument("--by-target", action="store_true")
     parser.add_argument("--at", default="", help="iterations, with commas")
     parser.add_argument("--fewer", default="", help="A=B")
+    parser.add_argument("--best", action="store_true")
+    parser.add_argument("--earlier", default="", help="A=B")
+    parser.add_argument("--group", default="", help="the first part of targets' names, before '-'")
     a = parser.parse_args()
     try:
         at = [int(step) for step in a.at.split(",") if step]
-        print("\n\n".join(tables(a.comparison, a.metrics.split(","), at, a.fewer, a.by_target)))
+        print("\n\n".join(tables(a.comparison, a.metrics.split(","), at, a.fewer, a.by_target,
+                                 best=a.best, sooner=a.earlier, group=a.group)))
     except Missing as error:
         raise SystemExit(f"tables: {error}") from None
 

@@ -31,7 +31,8 @@ def study(folder: Path, values: dict[str, dict[str, list[float]]], training: tup
                 (folder / name / "result.json").write_text(json.dumps({"rows": rows}))
                 reference = "training-images" if task in training else "held-out"
                 cells.append({"name": name, "label": label, "task": task, "status": "finished", "seed": seed,
-                              "protocol": f"reference={reference}", "metrics": {"frechet": distance, "mv": 0.7}})
+                              "best_step": 800 + 100 * seed, "protocol": f"reference={reference}",
+                              "metrics": {"frechet": distance, "mv": 0.7}})
     cells.append({"name": "x", "label": "never", "task": "t", "status": "failed", "metrics": {}})
     (folder / "compare.json").write_text(json.dumps({"cells": cells}))
     return folder
@@ -67,6 +68,32 @@ def test_how_many_images_fewer(sizes: Path) -> None:
     (text,) = tables.tables(sizes, ["frechet"], [100], "scratch=transfergan", False)
     assert "transfergan with 10 images per class 28; scratch is as good with 100, 0.1 times fewer" in text
     assert "with none of these sizes" in text
+
+
+def test_distances_with_the_iteration_of_the_best(sizes: Path) -> None:
+    (text,) = tables.tables(sizes, ["frechet"], [], "", False, best=True)
+    assert text.splitlines()[2:] == ["| transfergan | 14 (800) | 9 ± 1.4 (850) | 1 (800) |",
+                                     "| scratch | 20 (800) | 13 (800) | 2 (800) |", "| real images | 0.5 | 0.5 | 0.5 |"]
+    (text,) = tables.tables(sizes, ["frechet"], [], "", False, best=True, group="script")
+    assert text.splitlines()[2].startswith("| transfergan | 14 (800) |")
+    with pytest.raises(tables.Missing):
+        tables.tables(sizes, ["frechet"], [], "", False, best=True, group="scrip")
+
+
+def test_how_much_sooner_over_targets_and_groups(tmp_path: Path) -> None:
+    """Geometric means, and fractions averaged; targets that were never reached count among all."""
+    lines = ["over,task,a,b,reach_ratio,reach_ratio_seconds", "seeds,script-1,a,b,4,8", "seeds,script-2,a,b,16,2",
+             "seeds,random-1,a,b,,", "seeds,random-1,b,a,7,", "tasks,,a,b,99,99"]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    (text,) = tables.tables(tmp_path, [], [], "", False, sooner="a=b")
+    whole, script, random = text.splitlines()
+    assert whole == ("all: in 2 of 3 targets, there 8 times sooner (4 to 16; the mean fraction of the other's "
+                     "iterations is 1/6.4), in seconds 4 (2 to 8)")
+    assert script.startswith("script: in 2 of 2 targets") and random == "random: never in 1 targets"
+    (text,) = tables.tables(tmp_path, [], [], "", False, sooner="b=a")
+    assert text.splitlines()[0].endswith("is 1/7)")
+    with pytest.raises(tables.Missing, match="no pair is called 'a=c'"):
+        tables.tables(tmp_path, [], [], "", False, sooner="a=c")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
