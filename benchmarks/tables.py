@@ -163,7 +163,8 @@ def earlier(folder: Path, pair: str) -> str:
         seconds = [float(row["reach_ratio_seconds"]) for row in of if row["reach_ratio_seconds"]]
         fraction = 1 / mean(1 / ratio for ratio in iterations)
         lines.append(f"{group}: in {len(iterations)} of {len(of)} targets, there "
-                     f"{geometric_mean(iterations):.3g} times sooner ({min(iterations):.3g} to {max(iterations):.3g}; the mean fraction of the other's "
+                     f"{geometric_mean(iterations):.3g} times sooner "
+                     f"({min(iterations):.3g} to {max(iterations):.3g}; the mean fraction of the other's "
                      f"iterations is 1/{fraction:.3g})"
                      + (f", in seconds {geometric_mean(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
                         if seconds else ""))
