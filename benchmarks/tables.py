@@ -153,7 +153,8 @@ def earlier(folder: Path, pair: str) -> str:
         raise Missing(f"no pair is called '{pair}' in pairs.csv; name it under `pairs` of the plan and compare again")
     groups: dict[str, list[dict[str, str]]] = {"all": rows}
     for row in rows:
-        groups.setdefault(row["task"].split("-")[0], []).append(row)
+        if "-" in row["task"]:
+            groups.setdefault(row["task"].split("-")[0], []).append(row)
     lines = []
     for group, of in groups.items():
         iterations = [float(row["reach_ratio"]) for row in of if row["reach_ratio"]]
