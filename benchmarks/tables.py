@@ -80,12 +80,15 @@ def of_iteration(cells: list[dict[str, Any]], step: int) -> Values:
     return found
 
 
-def markdown(values: Values, title: str) -> str:
-    """A table under a heading; a dash where nothing was run."""
+def markdown(values: Values, title: str, steps: Values | None = None) -> str:
+    """A table under a heading, a dash where nothing was run; behind a cell the mean of its `steps`, if it has any."""
     targets = list(dict.fromkeys(target for row in values.values() for target in row))
     lines = [f"| {title} | " + " | ".join(targets) + " |", "|---" * (1 + len(targets)) + "|"]
     for label, row in values.items():
-        lines.append(f"| {label} | " + " | ".join(_cell(row.get(target, [])) for target in targets) + " |")
+        of = (steps or {}).get(label, {})
+        lines.append(f"| {label} | " + " | ".join(
+            _cell(row.get(target, [])) + (f" ({mean(of[target]):,.0f})" if target in of else "")
+            for target in targets) + " |")
     return "\n".join(lines)
 
 
@@ -134,15 +137,7 @@ def bests(cells: list[dict[str, Any]]) -> str:
     for cell in cells:
         if cell["metrics"].get("frechet") is not None:
             steps[cell["label"]][cell["task"]].append(cell["best_step"])
-    heading, rule, *lines = markdown(of_metric(cells, "frechet"), "distance (best iteration)").splitlines()
-    targets = [name.strip() for name in heading.split("|")[2:-1]]
-    told = [heading, rule]
-    for line in lines:
-        _, label, *shown, _ = (part.strip() for part in line.split("|"))
-        found = [f" ({mean(steps[label][target]):,.0f})" if label in steps and steps[label][target] else ""
-                 for target in targets]
-        told.append(f"| {label} | " + " | ".join(map("".join, zip(shown, found, strict=True))) + " |")
-    return "\n".join(told)
+    return markdown(of_metric(cells, "frechet"), "distance (best iteration)", steps)
 
 
 def earlier(folder: Path, pair: str) -> str:
