@@ -172,7 +172,12 @@ def tables(folder: Path, metrics: list[str], at: list[int], pair: str, one_table
     """What the command prints."""
     if sooner:
         return [earlier(folder, sooner)]
-    cells = [cell for cell in read(folder) if not group or cell["task"].startswith(f"{group}-")]
+    cells = read(folder)
+    if group:
+        groups = sorted({cell["task"].split("-")[0] for cell in cells if "-" in cell["task"]})
+        if group not in groups:
+            raise Missing(f"no target belongs to the group '{group}'; have: {', '.join(groups) or 'none'}")
+        cells = [cell for cell in cells if cell["task"].startswith(f"{group}-")]
     if best:
         return [bests(cells)]
     if pair:

@@ -76,7 +76,7 @@ def test_distances_with_the_iteration_of_the_best(sizes: Path) -> None:
                                      "| scratch | 20 (800) | 13 (800) | 2 (800) |", "| real images | 0.5 | 0.5 | 0.5 |"]
     (text,) = tables.tables(sizes, ["frechet"], [], "", False, best=True, group="script")
     assert text.splitlines()[2].startswith("| transfergan | 14 (800) |")
-    with pytest.raises(tables.Missing):
+    with pytest.raises(tables.Missing, match="no target belongs to the group 'scrip'; have: script"):
         tables.tables(sizes, ["frechet"], [], "", False, best=True, group="scrip")
 
 
