@@ -230,15 +230,16 @@ def matching_in_images(method: Any, steps: int, shown: int) -> Any:
 
 def with_feature_matching(
     plan: Plan, generator: nn.Module, source: Source, target: Target, *, updates: Sequence[str], nimg: int | None,
-    weight: float | None, lr: float, regulariser: Callable[[], dict[str, Tensor]] = dict,
+    weight: float | None, lr: float, per_class: int, regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
-    (Adam at `lr`), and with `weight` times the matching term in every loss of the generator after it.
+    (Adam at `lr`, `per_class` fakes of a class in a batch), and with `weight` times the matching term in every loss of
+    the generator after it.
 
     The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 
     Raises:
-        UsageError: a weight without the stage, which is where the images' statistics come from.
+        UsageError: a weight without the stage, which is where the images' statistics come from; one fake of a class.
         ModelError: the source's critic is missing, or shows no features by block.
     """
     if not nimg:
@@ -246,11 +247,13 @@ def with_feature_matching(
             raise UsageError(f"match_weight {weight:g} needs the images' features, which the matching stage collects; "
                              "give match_steps, for example 100")
         return plan
+    if per_class < 2:
+        raise UsageError(f"match_per_class {per_class} has no two fakes of a class to compare; give 2 or more")
     weight = 1.0 if weight is None else weight
     if not hasattr(source.discriminator, "maps"):
         raise ModelError("feature matching needs a source with a discriminator that shows its blocks' features; use "
                          "match_steps 0")
-    matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels)
+    matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels, per_class)
 
     def term(batch: Batch) -> Tensor:
         labels = matching.labels(batch)

@@ -2,10 +2,10 @@
 
 Salimans et al., "Improved Techniques for Training GANs", 2016, section 3.1, let the generator match the mean of a
 critic's intermediate features on the data. Here the features are the *frozen source critic's*, at every block and
-place, their means and mean squares are matched for each class, and the estimate is unbiased: the squared norm of a
-mean is the product of two independent halves' means, so that few samples per class do not reward a generator for
-collapsing onto them. No critic has to learn the new classes first, which is what the first hundreds of adversarial
-iterations are spent on.
+place, their means and mean squares are matched for each class, and the estimate is unbiased: the square of a mean is
+estimated by the products of different samples alone (a U-statistic, as MMD's), so that few samples per class do not
+reward a generator for collapsing onto them. No critic has to learn the new classes first, which is what the first
+hundreds of adversarial iterations are spent on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from gantransfer.observing import FrozenCritic, over_processes
 from gantransfer.plan import Batch
 
-PER_CLASS = 8  # fakes of a class in a batch, where the batch allows
-
 
 class FeatureMatching(FrozenCritic):
     """The matching term and what it has seen of the images, which is saved and resumed with the run.
@@ -26,11 +24,16 @@ class FeatureMatching(FrozenCritic):
         critic: the source's, see `FrozenCritic`.
         classes: number of the target's classes, 1 or more.
         resolution, channels: of the images.
+        per_class: least number of fakes of a class in a batch, 2 or more: few show more classes at once, many show
+            them with less noise.
         squares: weight of the mean squares beside the means.
     """
 
-    def __init__(self, critic: nn.Module, classes: int, resolution: int, channels: int, squares: float = 0.3) -> None:
+    def __init__(
+        self, critic: nn.Module, classes: int, resolution: int, channels: int, per_class: int = 4, squares: float = 0.3
+    ) -> None:
         super().__init__(critic)
+        self.per_class = per_class
         self.squares = squares
         device = next(critic.parameters()).device
         with torch.no_grad():
@@ -54,21 +57,21 @@ class FeatureMatching(FrozenCritic):
         total += over_processes(torch.zeros_like(total).index_add_(0, labels, values))
 
     def labels(self, batch: Batch) -> Tensor:
-        """int64 [n], about the batch's size: fakes' classes in runs of equal, even length of 2 or more, classes drawn
-        from those seen."""
+        """int64 [n], about the batch's size: fakes' classes in runs of equal length, `per_class` or more where the
+        batch allows and 2 or more in any case, the classes drawn from those seen."""
         seen = torch.nonzero(self.count.cpu()).squeeze(1)
         size = len(batch.z)
-        number = min(len(seen), max(1, size // PER_CLASS))
-        length = max(2, size // number // 2 * 2)
+        number = min(len(seen), max(1, size // self.per_class))
+        length = max(2, size // number)
         drawn = seen[torch.randperm(len(seen), generator=batch.rng)[:number]]
         return drawn.repeat_interleave(length).to(batch.z.device)
 
     def forward(self, fakes: Tensor, labels: Tensor) -> Tensor:
         """The term, a scalar, for float [n, C, H, W] `fakes` of `labels` as `labels` gives them.
 
-        Mean over blocks' features of (m1 - m)(m2 - m) / v, m1 and m2 the means of a class's two halves, m the
-        images' and v the variance within classes, pooled over all classes and places of the block; plus the same of
-        squares. It is 0 in expectation where all agree, and can be negative.
+        Mean over blocks' features of (x - m)(x' - m) / v over all pairs of different fakes x, x' of a class, m its
+        images' mean and v the variance within classes, pooled over all classes and places of the block; plus the same
+        of squares. It is 0 in expectation where all agree, and can be negative.
         """
         kinds = labels.unique_consecutive()
         total = fakes.new_zeros((), dtype=torch.float32)
@@ -76,10 +79,10 @@ class FeatureMatching(FrozenCritic):
             sums, squares = self.get_buffer(f"sum{i}"), self.get_buffer(f"square{i}")
             seen = self.count.view(-1, 1, 1, 1)
             mean, square = sums[kinds] / seen[kinds], squares[kinds] / seen[kinds]
-            halves = activation.float().contiguous().unflatten(0, (len(kinds), 2, -1))
-            total = total + _product(halves.mean(2), mean, self._variance(sums, squares))
+            values = activation.float().contiguous().unflatten(0, (len(kinds), -1))
+            total = total + _squared_mean(values - mean.unsqueeze(1), self._variance(sums, squares))
             size = (squares.sum(0) / seen.sum()).square().mean()
-            total = total + self.squares * _product(halves.square().mean(2), square, size)
+            total = total + self.squares * _squared_mean(values.square() - square.unsqueeze(1), size)
         return total
 
     def _variance(self, sums: Tensor, squares: Tensor) -> Tensor:
@@ -91,7 +94,8 @@ class FeatureMatching(FrozenCritic):
         return (squares.sum(0) / seen.sum() - (sums.sum(0) / seen.sum()).square()).mean()
 
 
-def _product(halves: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
-    """Unbiased mean squared difference of [K, 2, ...] half means to `wanted` [K, ...], over `scale`."""
-    first, second = (halves - wanted.unsqueeze(1)).unbind(1)
-    return (first * second).mean() / scale.clamp_min(1e-6)
+def _squared_mean(values: Tensor, scale: Tensor) -> Tensor:
+    """Unbiased squared mean of [K, n, ...] `values` along n, from all pairs of different ones, over `scale`."""
+    n = values.shape[1]
+    pairs = values.sum(1).square() - values.square().sum(1)
+    return pairs.mean() / (n * (n - 1)) / scale.clamp_min(1e-6)

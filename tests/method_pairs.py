@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "random-source": {"init": "random_source", "d_embedding": "mean"},
         "source-statistics": {"statistics": "source"},
         "official-buffers": {"buffers": "official"},
-        "matching": {"match_nimg": 4, "match_weight": 1.0},
+        "matching": {"match_nimg": 4, "match_weight": 1.0, "match_per_class": 2},
     },
     "bsa-published": {
         "filters": {"form": "filters", "perceptual": "none"},

@@ -37,10 +37,12 @@ def test_the_term_is_the_squared_difference_of_means_and_of_squares() -> None:
     matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.5)
     matching.see(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 0]))
     mean, square, variance = 2.0, 5.0, 2.0  # two images: one degree of freedom
-    fakes = torch.tensor([0.0, 1.0, 4.0, 6.0])
-    (m1, m2), (s1, s2) = (0.5, 5.0), (0.5, 26.0)
-    one = (m1 - mean) * (m2 - mean) / variance + 0.5 * (s1 - square) * (s2 - square) / square**2
-    found = matching(fakes.view(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64))
+    fakes = [0.0, 1.0, 4.0]
+    pairs = [(0.0, 1.0), (0.0, 4.0), (1.0, 4.0)]
+    means = sum((a - mean) * (b - mean) for a, b in pairs) / 3
+    squares = sum((a**2 - square) * (b**2 - square) for a, b in pairs) / 3
+    one = means / variance + 0.5 * squares / square**2
+    found = matching(torch.tensor(fakes).view(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64))
     # The second block's features are doubled, and so are the scales: the same value twice.
     assert found.item() == pytest.approx(2 * one, rel=1e-6)
 
@@ -58,7 +60,7 @@ def test_statistics_add_up_over_batches_and_classes() -> None:
 
 
 def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_samples() -> None:
-    """A biased estimate would be about variance / 2 per half here; the mean over many draws is that of the formula."""
+    """A biased estimate would be a quarter of the variance here; the mean over many draws is that of the formula."""
     torch.manual_seed(0)
     matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.0)
     matching.see(torch.randn(200_000, 1, 1, 1), torch.zeros(200_000, dtype=torch.int64))
@@ -69,14 +71,16 @@ def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_
     assert float(moved.mean()) == pytest.approx(2.0, abs=4 * float(moved.std()) / 4000**0.5)
 
 
-def test_labels_come_in_even_runs_of_classes_that_were_seen() -> None:
-    matching = FeatureMatching(Doubling(), 5, 1, 1)
+@pytest.mark.parametrize("per_class", [2, 3, 4, 8])
+def test_labels_come_in_equal_runs_of_classes_that_were_seen(per_class: int) -> None:
+    matching = FeatureMatching(Doubling(), 5, 1, 1, per_class)
     matching.see(torch.zeros(3, 1, 1, 1), torch.tensor([0, 2, 4]))
     for size in (1, 2, 3, 7, 8, 16, 32, 33):
         kinds, lengths = matching.labels(batch(size)).unique_consecutive(return_counts=True)
-        assert set(kinds.tolist()) <= {0, 2, 4} and len(kinds) == min(3, max(1, size // 8))
-        assert len(set(lengths.tolist())) == 1 and int(lengths[0]) % 2 == 0 and int(lengths.sum()) <= max(size, 2)
-    assert len({tuple(matching.labels(batch(16, seed)).tolist()) for seed in range(20)}) > 1
+        assert set(kinds.tolist()) <= {0, 2, 4} and len(kinds) == min(3, max(1, size // per_class))
+        # As many of each class as fill the batch.
+        assert set(lengths.tolist()) == {max(2, size // len(kinds))}
+    assert len({tuple(matching.labels(batch(8, seed)).tolist()) for seed in range(20)}) > 1
 
 
 def test_one_image_of_each_class_is_no_reason_to_explode() -> None:
@@ -137,6 +141,8 @@ def test_what_cannot_be_matched_is_refused(method: str) -> None:
 
     with pytest.raises(UsageError, match="give match_steps"):
         plan(gan, match_weight=1.0)
+    with pytest.raises(UsageError, match="match_per_class 1 has no two fakes"):
+        plan(gan, match_nimg=32, match_per_class=1)
     critic = gan.discriminator.with_classes(2, None)
     blind = nn.Module()
     blind.num_classes, blind.with_classes = 2, lambda classes, rows: critic

@@ -55,7 +55,8 @@ class BSA:
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
         match_steps: iterations of a first stage that only matches the source critic's features (see
             `gantransfer.matching`; not in the papers). match_nimg: the same in images. match_weight: weight of that
-            term in the generator's loss afterwards (None: 1). lr_match: Adam rate in that stage.
+            term in the generator's loss afterwards (None: 1). lr_match: Adam rate in that stage. match_per_class:
+            fakes of a class in a batch of it, 2 or more (the class takes its turn with others).
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -70,6 +71,7 @@ class BSA:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 2e-2
+    match_per_class: int = 4
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"init": INITS, **FROZEN}
@@ -112,4 +114,4 @@ class BSA:
         plan = Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen_layers(generator, self.buffers),
                     fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes)
         return with_feature_matching(plan, generator, source, target, updates=learned, nimg=self.match_nimg,
-                                     weight=self.match_weight, lr=self.lr_match)
+                                     weight=self.match_weight, lr=self.lr_match, per_class=self.match_per_class)

@@ -101,7 +101,8 @@ class CGANTransfer:
         match_steps: iterations of a first stage that only matches the source critic's features (see
             `gantransfer.matching`; not in the papers). None: 100, and none for the published code's parametrisations.
             0: none. match_nimg: the same in images. match_weight: weight of that term in the generator's loss
-            afterwards (None: 1). lr_match: Adam rate in that stage.
+            afterwards (None: 1). lr_match: Adam rate in that stage. match_per_class: fakes of a class in a batch of
+            it, 2 or more (the class takes its turn with others).
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -130,6 +131,7 @@ class CGANTransfer:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 5e-3
+    match_per_class: int = 4
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("sum", "mean"),
@@ -192,7 +194,7 @@ class CGANTransfer:
         )
         return with_feature_matching(
             plan, generator, source, target, updates=stage, nimg=self.match_nimg, weight=self.match_weight,
-            lr=self.lr_match, regulariser=regulariser,
+            lr=self.lr_match, per_class=self.match_per_class, regulariser=regulariser,
         )
 
     # ---- structure -----------------------------------------------------------------------------------
