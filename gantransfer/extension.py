@@ -230,11 +230,12 @@ def matching_in_images(method: Any, steps: int, shown: int) -> Any:
 
 def with_feature_matching(
     plan: Plan, generator: nn.Module, source: Source, target: Target, *, updates: Sequence[str], nimg: int | None,
-    weight: float | None, lr: float, per_class: int, regulariser: Callable[[], dict[str, Tensor]] = dict,
+    weight: float | None, lr: float, per_class: int, fakes: int | None,
+    regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
-    (Adam at `lr`, `per_class` fakes of a class in a batch), and with `weight` times the matching term in every loss of
-    the generator after it.
+    (Adam at `lr`; `fakes` in an update, None: the batch's size), and with `weight` times the matching term in every loss
+    of the generator after it. `per_class`: fakes of a class in an update, 2 or more.
 
     The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 
@@ -255,14 +256,14 @@ def with_feature_matching(
                          "match_steps 0")
     matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels, per_class)
 
-    def term(batch: Batch) -> Tensor:
-        labels = matching.labels(batch)
+    def term(batch: Batch, size: int | None = None) -> Tensor:
+        labels = matching.labels(batch, size)
         z = torch.randn(len(labels), batch.z.shape[1], generator=batch.rng).to(batch.z.device)
         return matching(generator(z, labels), labels)
 
     def alone(batch: Batch) -> Losses:
         matching.see(batch.images, batch.labels)
-        return Losses({"match": term(batch), **regulariser()}, {})
+        return Losses({"match": term(batch, fakes), **regulariser()}, {})
 
     def beside(phase: Phase) -> Phase:
         start = max(phase.start_nimg, nimg)

@@ -71,7 +71,8 @@ class BSA:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 2e-2
-    match_per_class: int = 4
+    match_per_class: int = 8
+    match_fakes: int | None = None
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"init": INITS, **FROZEN}
@@ -113,5 +114,7 @@ class BSA:
                  f"discriminator pre-trained, its class rows: {self.d_embedding}")
         plan = Plan(groups, phases, nn.ModuleDict({"critic": critic}), fixed=frozen_layers(generator, self.buffers),
                     fixed_statistics=frozen_statistics(generator, self.statistics), notes=notes)
-        return with_feature_matching(plan, generator, source, target, updates=learned, nimg=self.match_nimg,
-                                     weight=self.match_weight, lr=self.lr_match, per_class=self.match_per_class)
+        return with_feature_matching(
+            plan, generator, source, target, updates=learned, nimg=self.match_nimg, weight=self.match_weight,
+            lr=self.lr_match, per_class=self.match_per_class, fakes=self.match_fakes,
+        )

@@ -131,7 +131,8 @@ class CGANTransfer:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 5e-3
-    match_per_class: int = 4
+    match_per_class: int = 8
+    match_fakes: int | None = None
     init_seed: int = 0
 
     choices: ClassVar[Choices] = {"parametrisation": (*PARAMETRISATIONS, *OFFICIAL), "penalty": ("sum", "mean"),
@@ -194,7 +195,7 @@ class CGANTransfer:
         )
         return with_feature_matching(
             plan, generator, source, target, updates=stage, nimg=self.match_nimg, weight=self.match_weight,
-            lr=self.lr_match, per_class=self.match_per_class, regulariser=regulariser,
+            lr=self.lr_match, per_class=self.match_per_class, fakes=self.match_fakes, regulariser=regulariser,
         )
 
     # ---- structure -----------------------------------------------------------------------------------
