@@ -234,13 +234,14 @@ def with_feature_matching(
     regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
-    (Adam at `lr`; `fakes` in an update, None: the batch's size), and with `weight` times the matching term in every loss
-    of the generator after it. `per_class`: fakes of a class in an update, 2 or more.
+    (Adam at `lr`; `fakes` in an update, None: the batch's size), and with `weight` times the matching term in every
+    loss of the generator after it. `per_class`: fakes of a class in an update, 2 or more.
 
     The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 
     Raises:
-        UsageError: a weight without the stage, which is where the images' statistics come from; one fake of a class.
+        UsageError: a weight without the stage, which is where the images' statistics come from; one fake of a class,
+            or in an update.
         ModelError: the source's critic is missing, or shows no features by block.
     """
     if not nimg:
@@ -248,8 +249,9 @@ def with_feature_matching(
             raise UsageError(f"match_weight {weight:g} needs the images' features, which the matching stage collects; "
                              "give match_steps, for example 100")
         return plan
-    if per_class < 2:
-        raise UsageError(f"match_per_class {per_class} has no two fakes of a class to compare; give 2 or more")
+    for name, number in (("match_per_class", per_class), ("match_fakes", fakes)):
+        if number is not None and number < 2:
+            raise UsageError(f"{name} {number} has no two fakes of a class to compare; give 2 or more")
     weight = 1.0 if weight is None else weight
     if not hasattr(source.discriminator, "maps"):
         raise ModelError("feature matching needs a source with a discriminator that shows its blocks' features; use "

@@ -122,6 +122,22 @@ def test_the_stage_comes_first_and_the_rest_waits() -> None:
     assert {id(p) for p in plan.groups["match"].params} == shared and "matching" in plan.extras
 
 
+@pytest.mark.parametrize(("fields", "numbers"), [({}, (8, 8)), ({"match_fakes": 32, "match_per_class": 4}, (32, 8))])
+def test_the_stage_has_its_own_number_of_fakes(fields: dict[str, Any], numbers: tuple[int, int]) -> None:
+    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+    method = methods["cgantransfer"](match_nimg=64, **fields)
+    generator = method.reshape([gan], target)
+    plan = method.plan(generator, [gan], target, AdversarialLoss())
+    drawn: list[int] = []
+    generator.register_forward_hook(lambda module, arguments, images: drawn.append(len(images)))
+    seen = Batch(torch.rand(8, 1, 32, 32), torch.arange(8) % 2, torch.arange(8), torch.randn(8, generator.z_dim),
+                 torch.arange(8) % 2, torch.Generator().manual_seed(0))
+    stage, later = (next(p for p in plan.phases if p.name == name) for name in ("match", "G"))
+    assert set(stage.loss(seen).terms) >= {"match"} and drawn == [numbers[0]]
+    drawn.clear()
+    assert "match" in later.loss(seen).terms and drawn == [8, numbers[1]]
+
+
 @pytest.mark.parametrize(("method", "fields", "nimg"), [
     ("cgantransfer", {}, 3200), ("cgantransfer", {"match_steps": 7}, 224), ("cgantransfer", {"match_steps": 0}, 0),
     ("cgantransfer", {"match_nimg": 5}, 5), ("cgantransfer", {"parametrisation": "official-cifar"}, 0),
@@ -141,8 +157,9 @@ def test_what_cannot_be_matched_is_refused(method: str) -> None:
 
     with pytest.raises(UsageError, match="give match_steps"):
         plan(gan, match_weight=1.0)
-    with pytest.raises(UsageError, match="match_per_class 1 has no two fakes"):
-        plan(gan, match_nimg=32, match_per_class=1)
+    for field in ("match_per_class", "match_fakes"):
+        with pytest.raises(UsageError, match=f"{field} 1 has no two fakes"):
+            plan(gan, match_nimg=32, **{field: 1})
     critic = gan.discriminator.with_classes(2, None)
     blind = nn.Module()
     blind.num_classes, blind.with_classes = 2, lambda classes, rows: critic
