@@ -234,8 +234,8 @@ def with_feature_matching(
     regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
-    (Adam at `lr`; `fakes` in an update, None: the batch's size), and with `weight` times the matching term in every
-    loss of the generator after it. `per_class`: fakes of a class in an update, 2 or more.
+    (Adam at `lr`; `fakes` in an update, None: twice the batch's size), and with `weight` times the matching term in
+    every loss of the generator after it. `per_class`: least number of fakes of a class in a batch, 2 or more.
 
     The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 
@@ -258,14 +258,14 @@ def with_feature_matching(
                          "match_steps 0")
     matching = FeatureMatching(source.discriminator, target.num_classes, target.resolution, target.channels, per_class)
 
-    def term(batch: Batch, size: int | None = None) -> Tensor:
-        labels = matching.labels(batch, size)
+    def term(batch: Batch, size: int) -> Tensor:
+        labels = matching.labels(size, batch.rng)
         z = torch.randn(len(labels), batch.z.shape[1], generator=batch.rng).to(batch.z.device)
         return matching(generator(z, labels), labels)
 
     def alone(batch: Batch) -> Losses:
         matching.see(batch.images, batch.labels)
-        return Losses({"match": term(batch, fakes), **regulariser()}, {})
+        return Losses({"match": term(batch, fakes or 2 * len(batch.z)), **regulariser()}, {})
 
     def beside(phase: Phase) -> Phase:
         start = max(phase.start_nimg, nimg)
@@ -274,7 +274,7 @@ def with_feature_matching(
 
         def joint(batch: Batch) -> Losses:
             found = phase.loss(batch)
-            return Losses({**found.terms, "match": weight * term(batch)}, found.logs)
+            return Losses({**found.terms, "match": weight * term(batch, len(batch.z))}, found.logs)
 
         return replace(phase, start_nimg=start, loss=joint)
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from gantransfer.observing import FrozenCritic, over_processes
-from gantransfer.plan import Batch
 
 
 class FeatureMatching(FrozenCritic):
@@ -30,7 +29,7 @@ class FeatureMatching(FrozenCritic):
     """
 
     def __init__(
-        self, critic: nn.Module, classes: int, resolution: int, channels: int, per_class: int = 8, squares: float = 0.3
+        self, critic: nn.Module, classes: int, resolution: int, channels: int, per_class: int = 4, squares: float = 0.3
     ) -> None:
         super().__init__(critic)
         self.per_class = per_class
@@ -56,15 +55,13 @@ class FeatureMatching(FrozenCritic):
         total = self.get_buffer(name)
         total += over_processes(torch.zeros_like(total).index_add_(0, labels, values))
 
-    def labels(self, batch: Batch, size: int | None = None) -> Tensor:
-        """int64 [n], n about `size` (None: the batch's): fakes' classes in runs of equal length, `per_class` or more
-        where the size allows and 2 or more in any case, the classes drawn from those seen."""
+    def labels(self, size: int, rng: torch.Generator) -> Tensor:
+        """int64 [n], n about `size`: fakes' classes in runs of equal length, `per_class` or more where the size allows
+        and 2 or more in any case, the classes drawn by `rng` from those seen."""
         seen = torch.nonzero(self.count.cpu()).squeeze(1)
-        size = len(batch.z) if size is None else size
         number = min(len(seen), max(1, size // self.per_class))
-        length = max(2, size // number)
-        drawn = seen[torch.randperm(len(seen), generator=batch.rng)[:number]]
-        return drawn.repeat_interleave(length).to(batch.z.device)
+        drawn = seen[torch.randperm(len(seen), generator=rng)[:number]]
+        return drawn.repeat_interleave(max(2, size // number)).to(self.count.device)
 
     def forward(self, fakes: Tensor, labels: Tensor) -> Tensor:
         """The term, a scalar, for float [n, C, H, W] `fakes` of `labels` as `labels` gives them.

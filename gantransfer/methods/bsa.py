@@ -55,8 +55,9 @@ class BSA:
         buffers: frozen layers' spectral-norm vectors stay, or move as in the published code.
         match_steps: iterations of a first stage that only matches the source critic's features (see
             `gantransfer.matching`; not in the papers). match_nimg: the same in images. match_weight: weight of that
-            term in the generator's loss afterwards (None: 1). lr_match: Adam rate in that stage. match_per_class:
-            fakes of a class in a batch of it, 2 or more (the class takes its turn with others).
+            term in the generator's loss afterwards (None: 1). lr_match: Adam rate in that stage. match_fakes: fakes in
+            a batch of that stage (None: twice the batch's size). match_per_class: least number of fakes of a class in
+            the term's batches; where not all classes fit, they take turns.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -71,7 +72,7 @@ class BSA:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 2e-2
-    match_per_class: int = 8
+    match_per_class: int = 4
     match_fakes: int | None = None
     init_seed: int = 0
 

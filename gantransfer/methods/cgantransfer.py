@@ -101,8 +101,9 @@ class CGANTransfer:
         match_steps: iterations of a first stage that only matches the source critic's features (see
             `gantransfer.matching`; not in the papers). None: 100, and none for the published code's parametrisations.
             0: none. match_nimg: the same in images. match_weight: weight of that term in the generator's loss
-            afterwards (None: 1). lr_match: Adam rate in that stage. match_per_class: fakes of a class in a batch of
-            it, 2 or more (the class takes its turn with others).
+            afterwards (None: 1). lr_match: Adam rate in that stage. match_fakes: fakes in a batch of that stage
+            (None: twice the batch's size). match_per_class: least number of fakes of a class in the term's batches;
+            where not all classes fit, they take turns.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
@@ -131,7 +132,7 @@ class CGANTransfer:
     match_nimg: int | None = None
     match_weight: float | None = None
     lr_match: float = 5e-3
-    match_per_class: int = 8
+    match_per_class: int = 4
     match_fakes: int | None = None
     init_seed: int = 0
 
