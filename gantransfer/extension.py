@@ -234,8 +234,8 @@ def with_feature_matching(
     regulariser: Callable[[], dict[str, Tensor]] = dict,
 ) -> Plan:
     """`plan` with a first stage of `nimg` images in which the groups `updates` only match the source critic's features
-    (Adam at `lr`; `fakes` in an update, None: twice the batch's size), and with `weight` times the matching term in
-    every loss of the generator after it. `per_class`: least number of fakes of a class in a batch, 2 or more.
+    (Adam at `lr`; `fakes` in a batch, None: twice the batch's size), and with `weight` times the matching term in
+    every loss of the generator after it. `per_class`: fakes of a class in a batch, 2 or more.
 
     The plan's other phases start after the stage. 0 or None images: the plan as it is. A weight of None is 1.
 

@@ -2,10 +2,10 @@
 
 Salimans et al., "Improved Techniques for Training GANs", 2016, section 3.1, let the generator match the mean of a
 critic's intermediate features on the data. Here the features are the *frozen source critic's*, at every block and
-place, their means and mean squares are matched for each class, and the estimate is unbiased: the square of a mean is
-estimated by the products of different samples alone (a U-statistic, as MMD's), so that few samples per class do not
-reward a generator for collapsing onto them. No critic has to learn the new classes first, which is what the first
-hundreds of adversarial iterations are spent on.
+place, their means and mean squares are matched for each class, and the estimate is unbiased but for what batch norm
+couples: the square of a mean is estimated by the products of different samples alone (a U-statistic, as MMD's), so
+that few samples per class do not reward a generator for collapsing onto them. No critic has to learn the new classes
+first, which is what the first hundreds of adversarial iterations are spent on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from gantransfer.observing import FrozenCritic, over_processes
 
+LEAST_VARIANCE = 0.05  # of the mean square
+
 
 class FeatureMatching(FrozenCritic):
     """The matching term and what it has seen of the images, which is saved and resumed with the run.
@@ -23,8 +25,8 @@ class FeatureMatching(FrozenCritic):
         critic: the source's, see `FrozenCritic`.
         classes: number of the target's classes, 1 or more.
         resolution, channels: of the images.
-        per_class: least number of fakes of a class in a batch, 2 or more: few show more classes at once, many show
-            them with less noise.
+        per_class: number of fakes of a class that a batch should have, 2 or more: few show more classes at once, many
+            show them with less noise.
         squares: weight of the mean squares beside the means.
     """
 
@@ -56,10 +58,13 @@ class FeatureMatching(FrozenCritic):
         total += over_processes(torch.zeros_like(total).index_add_(0, labels, values))
 
     def labels(self, size: int, rng: torch.Generator) -> Tensor:
-        """int64 [n], n about `size`: fakes' classes in runs of equal length, `per_class` or more where the size allows
-        and 2 or more in any case, the classes drawn by `rng` from those seen."""
+        """int64 [n], n about `size`: fakes' classes in runs of equal length, drawn by `rng` from those seen.
+
+        A run has `per_class` fakes, or more where few classes leave room; fewer where the size has no room for two
+        such runs, as the batch statistics of one class alone are not those that samples meet; 2 in any case.
+        """
         seen = torch.nonzero(self.count.cpu()).squeeze(1)
-        number = min(len(seen), max(1, size // self.per_class))
+        number = min(len(seen), max(1, min(2, size // 2), size // self.per_class))
         drawn = seen[torch.randperm(len(seen), generator=rng)[:number]]
         return drawn.repeat_interleave(max(2, size // number)).to(self.count.device)
 
@@ -83,12 +88,18 @@ class FeatureMatching(FrozenCritic):
         return total
 
     def _variance(self, sums: Tensor, squares: Tensor) -> Tensor:
-        """Pooled variance within classes; around the mean of all where no class was seen twice."""
+        """Pooled variance within classes; around the mean of all where no class was seen twice.
+
+        A twentieth of the mean square at least: one image of each class, shown again, has no variance within.
+        """
         seen = self.count.view(-1, 1, 1, 1)
+        size = (squares.sum(0) / seen.sum()).mean()
         freedom = float(self.count.sum() - (self.count > 0).sum())
         if freedom > 0:
-            return (squares - sums.square() / seen.clamp_min(1)).sum(0).mean() / freedom
-        return (squares.sum(0) / seen.sum() - (sums.sum(0) / seen.sum()).square()).mean()
+            within = (squares - sums.square() / seen.clamp_min(1)).sum(0).mean() / freedom
+        else:
+            within = size - (sums.sum(0) / seen.sum()).square().mean()
+        return torch.maximum(within, LEAST_VARIANCE * size)
 
 
 def _squared_mean(values: Tensor, scale: Tensor) -> Tensor:

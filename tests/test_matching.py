@@ -55,7 +55,7 @@ def test_statistics_add_up_over_batches_and_classes() -> None:
 
 
 def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_samples() -> None:
-    """A biased estimate would be a quarter of the variance here; the mean over many draws is that of the formula."""
+    """A biased estimate would be half a variance here (two blocks); the mean over many draws is that of the formula."""
     torch.manual_seed(0)
     matching = FeatureMatching(Doubling(), 1, 1, 1, squares=0.0)
     matching.see(torch.randn(200_000, 1, 1, 1), torch.zeros(200_000, dtype=torch.int64))
@@ -66,25 +66,42 @@ def test_expectation_is_zero_for_the_same_distribution_and_has_no_bias_from_few_
     assert float(moved.mean()) == pytest.approx(2.0, abs=4 * float(moved.std()) / 4000**0.5)
 
 
+def test_classes_are_compared_with_their_own_means() -> None:
+    matching = FeatureMatching(Doubling(), 3, 1, 1, squares=0.0)
+    matching.see(torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0, 10.0]).view(6, 1, 1, 1), torch.tensor([0, 0, 1, 1, 2, 2]))
+    variance = 2.0  # pooled over three classes of means 1, 5 and 9
+    fakes, kinds = torch.tensor([10.0, 12.0, 1.0, 1.0]).view(4, 1, 1, 1), torch.tensor([2, 2, 0, 0])
+    own = ((10 - 9) * (12 - 9) + 0) / 2 / variance
+    exchanged = ((10 - 1) * (12 - 1) + (1 - 9) ** 2) / 2 / variance
+    assert matching(fakes, kinds).item() == pytest.approx(2 * own)
+    assert matching(fakes, kinds.flip(0)).item() == pytest.approx(2 * exchanged)
+
+
 @pytest.mark.parametrize("per_class", [2, 3, 4, 8])
 def test_labels_come_in_equal_runs_of_classes_that_were_seen(per_class: int) -> None:
     matching = FeatureMatching(Doubling(), 5, 1, 1, per_class)
     matching.see(torch.zeros(3, 1, 1, 1), torch.tensor([0, 2, 4]))
-    for size in (1, 2, 3, 7, 8, 16, 32, 33):
-        kinds, lengths = matching.labels(size, torch.Generator()).unique_consecutive(return_counts=True)
-        assert set(kinds.tolist()) <= {0, 2, 4} and len(kinds) == min(3, max(1, size // per_class))
-        # As many of each class as fill the batch.
-        assert set(lengths.tolist()) == {max(2, size // len(kinds))}
-    assert len({tuple(matching.labels(8, torch.Generator().manual_seed(seed)).tolist()) for seed in range(20)}) > 1
+    for size in (1, 2, 3, 4, 7, 8, 16, 32, 33):
+        rng = torch.Generator().manual_seed(size)
+        drawn = [matching.labels(size, rng) for _ in range(50)]
+        assert {int(kind) for labels in drawn for kind in labels} == {0, 2, 4}
+        for labels in drawn:
+            kinds, lengths = labels.unique_consecutive(return_counts=True)
+            assert len(set(kinds.tolist())) == len(kinds) and len(set(lengths.tolist())) == 1 and lengths[0] >= 2
+            assert 3 / 4 * size <= len(labels) <= max(2, size) or size == 3
+            # One class alone has other batch statistics than the samples of all.
+            assert len(kinds) >= min(2, size // 2) and (lengths[0] >= per_class or len(kinds) <= 2)
 
 
-def test_one_image_of_each_class_is_no_reason_to_explode() -> None:
-    matching, images = FeatureMatching(Doubling(), 3, 2, 1), torch.randn(3, 1, 2, 2)
-    matching.see(images, torch.arange(3))
-    fakes, labels = torch.randn(12, 1, 2, 2), torch.arange(3).repeat_interleave(4)
-    alone = float(matching(fakes, labels).abs())
-    matching.see(images + 0.5 * torch.randn(3, 1, 2, 2), torch.arange(3))
-    assert alone < 100 and float(matching(fakes, labels).abs()) < 100
+@pytest.mark.parametrize("classes", [1, 3])
+def test_one_image_of_each_class_is_no_reason_to_explode(classes: int) -> None:
+    images = torch.randn(classes, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    matching = FeatureMatching(Doubling(), classes, 2, 1)
+    fakes = torch.randn(4 * classes, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(classes).repeat_interleave(4)
+    for _ in range(3):  # shown again, an image adds to the degrees of freedom, and nothing to the variance
+        matching.see(images, torch.arange(classes))
+        assert float(matching(fakes, labels).abs()) < 200
 
 
 def test_the_critic_moves_along_and_is_not_saved() -> None:
@@ -117,20 +134,23 @@ def test_the_stage_comes_first_and_the_rest_waits() -> None:
     assert {id(p) for p in plan.groups["match"].params} == shared and "matching" in plan.extras
 
 
-@pytest.mark.parametrize(("fields", "numbers"), [({}, (16, 8)), ({"match_fakes": 33, "match_per_class": 8}, (32, 8))])
-def test_the_stage_has_its_own_number_of_fakes(fields: dict[str, Any], numbers: tuple[int, int]) -> None:
-    gan, target = make_source(), Target(8, ("a", "b"), 32, 1)
+@pytest.mark.parametrize(("fields", "stage_fakes", "later_classes"), [
+    ({}, 16, 4), ({"match_fakes": 36, "match_per_class": 8}, 36, 2),
+])
+def test_fakes_of_the_stage_and_of_a_class(fields: dict[str, int], stage_fakes: int, later_classes: int) -> None:
+    gan, target = make_source(), Target(16, tuple("abcd"), 32, 1)
     method = methods["cgantransfer"](match_nimg=64, **fields)
     generator = method.reshape([gan], target)
     plan = method.plan(generator, [gan], target, AdversarialLoss())
-    drawn: list[int] = []
-    generator.register_forward_hook(lambda module, arguments, images: drawn.append(len(images)))
-    seen = Batch(torch.rand(8, 1, 32, 32), torch.arange(8) % 2, torch.arange(8), torch.randn(8, generator.z_dim),
-                 torch.arange(8) % 2, torch.Generator().manual_seed(0))
+    drawn: list[Tensor] = []
+    generator.register_forward_hook(lambda module, arguments, images: drawn.append(arguments[1]))
+    seen = Batch(torch.rand(16, 1, 32, 32), torch.arange(16) % 4, torch.arange(16), torch.randn(16, generator.z_dim),
+                 torch.arange(16) % 4, torch.Generator().manual_seed(0))
+    small = seen._replace(z=seen.z[:8])
     stage, later = (next(p for p in plan.phases if p.name == name) for name in ("match", "G"))
-    assert set(stage.loss(seen).terms) >= {"match"} and drawn == [numbers[0]]
-    drawn.clear()
-    assert "match" in later.loss(seen).terms and drawn == [8, numbers[1]]
+    assert "match" in stage.loss(small).terms and len(drawn[0]) == stage_fakes
+    assert "match" in later.loss(seen).terms and len(drawn[2]) == 16
+    assert len(drawn[2].unique()) == later_classes
 
 
 @pytest.mark.parametrize(("method", "fields", "nimg"), [

@@ -101,9 +101,10 @@ class CGANTransfer:
         match_steps: iterations of a first stage that only matches the source critic's features (see
             `gantransfer.matching`; not in the papers). None: 100, and none for the published code's parametrisations.
             0: none. match_nimg: the same in images. match_weight: weight of that term in the generator's loss
-            afterwards (None: 1). lr_match: Adam rate in that stage. match_fakes: fakes in a batch of that stage
-            (None: twice the batch's size). match_per_class: least number of fakes of a class in the term's batches;
-            where not all classes fit, they take turns.
+            afterwards (None: 1). lr_match: Adam rate in that stage. match_fakes: fakes in a batch of that stage,
+            of each process and part of an accumulated batch (None: twice the batch's size). match_per_class: fakes of
+            a class in the term's batches, in that stage and later; where not all classes fit, they are drawn anew
+            each time.
         init_seed: seed of everything newly drawn; a run's own seed unless given.
     """
 
