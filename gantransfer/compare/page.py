@@ -239,7 +239,7 @@ def _pairs(pairs: Sequence[Row]) -> str:
         short = ", ".join(escape(names[key]) for key in pair["short"])
         note = f"<p>Runs of {short} ended before twice the later best, so a later one is possible.</p>" if short else ""
         seeds = f"{pair['seeds']} seeds" if pair["seeds"] > 1 else "one seed"
-        value, said = _said(pair["difference"], "one seed") if pair["difference"] else ("", "")
+        value, said = _said(pair["difference"], "one seed cannot say") if pair["difference"] else ("", "")
         apart = f"<p>Distance of {a} less that of {b}: {value}; different: {said}.</p>" if value else ""
         tables.append(f"<h4>{a} against {b}, {seeds}</h4>{apart}{_rows(('', 'iterations', 'seconds'), lines)}{note}")
     return "".join(tables)
