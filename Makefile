@@ -1,4 +1,4 @@
-# make demo: the main job in a minute and a half.  make test: the tests.  make torture: faults at length.  make lint: the style.  make setup: the environment.
+# make demo: the main job in about two minutes.  make test: the tests.  make torture: faults at length.  make lint: the style.  make setup: the environment.
 
 VENV ?= .venv
 JOBS ?= 2

@@ -29,7 +29,7 @@ def _pretrain_flags(settings: dict[str, Any]) -> list[Flag]:
 
 VERBS = (
     Verb(
-        "demo", "teach the shipped GAN of Latin and Greek letters Cyrillic, in a minute and a half", "training:demo",
+        "demo", "teach the shipped GAN of Latin and Greek letters Cyrillic, in about two minutes", "training:demo",
         ("gantransfer demo", "gantransfer demo --out runs/again --seed 1"),
         flags=(
             Flag("out", "run directory (default: runs/demo, or runs/demo-2, ... if that exists)", metavar="DIR"),
