@@ -241,7 +241,7 @@ def with_feature_matching(
 
     Raises:
         UsageError: a weight without the stage, which is where the images' statistics come from; one fake of a class,
-            or in an update.
+            or in a batch.
         ModelError: the source's critic is missing, or shows no features by block.
     """
     if not nimg:

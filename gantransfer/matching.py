@@ -82,18 +82,17 @@ class FeatureMatching(FrozenCritic):
             seen = self.count.view(-1, 1, 1, 1)
             mean, square = sums[kinds] / seen[kinds], squares[kinds] / seen[kinds]
             values = activation.float().contiguous().unflatten(0, (len(kinds), -1))
-            total = total + _squared_mean(values - mean.unsqueeze(1), self._variance(sums, squares))
-            size = (squares.sum(0) / seen.sum()).square().mean()
-            total = total + self.squares * _squared_mean(values.square() - square.unsqueeze(1), size)
+            overall = squares.sum(0) / seen.sum()
+            total = total + _squared_mean(values - mean.unsqueeze(1), self._variance(sums, squares, overall.mean()))
+            total = total + self.squares * _squared_mean(values.square() - square.unsqueeze(1), overall.square().mean())
         return total
 
-    def _variance(self, sums: Tensor, squares: Tensor) -> Tensor:
+    def _variance(self, sums: Tensor, squares: Tensor, size: Tensor) -> Tensor:
         """Pooled variance within classes; around the mean of all where no class was seen twice.
 
-        A twentieth of the mean square at least: one image of each class, shown again, has no variance within.
+        A twentieth of the mean square `size` at least: one image of each class, shown again, has no variance within.
         """
         seen = self.count.view(-1, 1, 1, 1)
-        size = (squares.sum(0) / seen.sum()).mean()
         freedom = float(self.count.sum() - (self.count > 0).sum())
         if freedom > 0:
             within = (squares - sums.square() / seen.clamp_min(1)).sum(0).mean() / freedom

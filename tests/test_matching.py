@@ -88,7 +88,7 @@ def test_labels_come_in_equal_runs_of_classes_that_were_seen(per_class: int) -> 
         for labels in drawn:
             kinds, lengths = labels.unique_consecutive(return_counts=True)
             assert len(set(kinds.tolist())) == len(kinds) and len(set(lengths.tolist())) == 1 and lengths[0] >= 2
-            assert 3 / 4 * size <= len(labels) <= max(2, size) or size == 3
+            assert 3 / 4 * size <= len(labels) <= max(2, size)
             # One class alone has other batch statistics than the samples of all.
             assert len(kinds) >= min(2, size // 2) and (lengths[0] >= per_class or len(kinds) <= 2)
 
