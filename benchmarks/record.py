@@ -4,7 +4,8 @@
 
 Copies the plan and the tables, and of every finished cell its configuration, curve and result, the picture of seed 0,
 and with miners the log. It can be called while the comparison runs; copied back to `runs/`, the record is continued by
-`gantransfer compare`, which then trains only the cells that are missing.
+`gantransfer compare`, which then trains only the cells that are missing. A cell whose settings have changed since then
+is taken out of the record until it has run again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ def record(runs: Path, out: Path) -> int:
     """Copy; the number of finished cells."""
     planned = json.loads((runs / "plan.json").read_text(encoding="utf-8"))
     finished = [name for name in planned if (runs / name / "result.json").is_file()]
+    out.mkdir(parents=True, exist_ok=True)
+    before = json.loads((out / "plan.json").read_text(encoding="utf-8")) if (out / "plan.json").is_file() else {}
+    for name in planned.keys() - set(finished):
+        if name in before and before[name] != planned[name] and (out / name).is_dir():
+            shutil.rmtree(out / name)
     for name in finished:
         cell, kept = runs / name, out / name
         (kept / "samples").mkdir(parents=True, exist_ok=True)

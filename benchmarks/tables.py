@@ -15,14 +15,13 @@ A is as good as B with each number, and how many times fewer that is. Sizes that
 where nothing was left to hold out, say nothing of that and are left out.
 
 ``--best`` prints the distance and behind it the iteration of the best, the mean over seeds, as cGANTransfer's Table 1.
-``--earlier A=B`` tells how much sooner row A was as good as row B's best, over targets and for each group of them.
+``--earlier A=B`` tells how much sooner row A was as good as row B's best, for each target, over all and for each group.
 Targets called ``<group>-<anything>`` belong to a group; ``--group`` prints those of one alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 from collections import defaultdict
@@ -141,30 +140,49 @@ def bests(cells: list[dict[str, Any]]) -> str:
 
 
 def earlier(folder: Path, pair: str) -> str:
-    """How many times sooner a row was as good as another's best, by the records of `compare`'s pairs."""
-    with (folder / "pairs.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["over"] == "seeds" and f"{row['a']}={row['b']}" == pair]
-    if not rows:
-        raise Missing(f"no pair is called '{pair}' in pairs.csv; name it under `pairs` of the plan and compare again")
-    groups: dict[str, list[dict[str, str]]] = {"all": rows}
-    for row in rows:
-        if "-" in row["task"]:
-            groups.setdefault(row["task"].split("-")[0], []).append(row)
-    lines = []
-    for group, of in groups.items():
-        iterations = [float(row["reach_ratio"]) for row in of if row["reach_ratio"]]
-        if not iterations:
-            lines.append(f"{group}: never in {len(of)} targets")
-            continue
-        seconds = [float(row["reach_ratio_seconds"]) for row in of if row["reach_ratio_seconds"]]
-        fraction = 1 / mean(1 / ratio for ratio in iterations)
-        lines.append(f"{group}: in {len(iterations)} of {len(of)} targets, there "
-                     f"{geometric_mean(iterations):.3g} times sooner "
-                     f"({min(iterations):.3g} to {max(iterations):.3g}; the mean fraction of the other's "
-                     f"iterations is 1/{fraction:.3g})"
-                     + (f", in seconds {geometric_mean(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
-                        if seconds else ""))
-    return "\n".join(lines)
+    """How many times sooner a row was as good as another's best, by the records of `compare`'s pairs: for every target
+    a line of a table, then over targets."""
+    told = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    found = [(task["name"], of) for task in told["tasks"] for of in task["pairs"] if f"{of['a']}={of['b']}" == pair]
+    if not found:
+        raise Missing(f"no pair is called '{pair}' in compare.json; name it among the plan's `pairs`, compare again")
+    a, b = pair.split("=")
+    lines = [f"| | ratio of bests | in seconds | as good as {b}'s best at iteration | times earlier | in seconds | {b} "
+             f"at {a}'s best iteration | its best |", "|---" * 8 + "|"]
+    names = ("best_ratio", "best_ratio_seconds", "reach_step", "reach_ratio", "reach_ratio_seconds", "b_early",
+             "b_best_distance")
+    lines += [f"| {name} | " + " | ".join(_spread(of[key], "never" if key == "reach_step" else "-") for key in names)
+              + " |" for name, of in found]
+    groups: dict[str, list[dict[str, Any]]] = {"all": [of for _, of in found]}
+    for name, of in found:
+        if "-" in name:
+            groups.setdefault(name.split("-")[0], []).append(of)
+    return "\n".join([*lines, "", *(f"{group}: {_over_targets(of)}" for group, of in groups.items())])
+
+
+def _spread(value: dict[str, Any], none: str) -> str:
+    """A mean over seeds with the least and largest, and of how many where not all have one; `none` where none has."""
+    if value["mean"] is None:
+        return none
+    ends = "" if value["low"] == value["high"] else f" ({value['low']:.3g} to {value['high']:.3g})"
+    some = "" if value["count"] == value["of"] else f", {value['count']} of {value['of']}"
+    return f"{value['mean']:.3g}{ends}{some}"
+
+
+def _over_targets(pairs: list[dict[str, Any]]) -> str:
+    """In how many targets and runs one row was as good as the other's best, and the factors there."""
+    reached = [of for of in pairs if of["reach_step"]["count"]]
+    runs, all_runs = (sum(of["reach_step"][key] for of in pairs) for key in ("count", "of"))
+    told = f"in {len(reached)} of {len(pairs)} targets ({runs} of {all_runs} runs)"
+    iterations, seconds = ([of[key]["mean"] for of in reached if of[key]["mean"] is not None]
+                           for key in ("reach_ratio", "reach_ratio_seconds"))
+    if not iterations:  # nowhere, or where it was so from the start
+        return told
+    fraction = 1 / mean(1 / ratio for ratio in iterations)
+    return (f"{told}, there {geometric_mean(iterations):.3g} times sooner ({min(iterations):.3g} to "
+            f"{max(iterations):.3g}; the mean fraction of the other's iterations is 1/{fraction:.3g})"
+            + (f", in seconds {geometric_mean(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
+               if seconds else ""))
 
 
 def tables(folder: Path, metrics: list[str], at: list[int], pair: str, one_table: bool, *, best: bool = False,

@@ -99,7 +99,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
 def _sweep(folder: Path, step: int) -> None:
     """Drop what a killed process left half written, checkpoints later than `step` (damaged ones: a good one
     would have been continued), and all but the newest of the rest."""
-    found = [(number, path) for number, path in _found(folder) if path.name.startswith("step-")]
+    found = [(number, path) for number, path in found_in(folder) if path.name.startswith("step-")]
     old = [path for number, path in found if number > step] + [path for n, path in found if n <= step][:-KEEP]
     for path in [*old, *folder.glob(".partial-*"), *folder.glob(".replaced-*")]:
         shutil.rmtree(path, ignore_errors=True)
@@ -113,7 +113,7 @@ def _sync_directory(folder: Path) -> None:
         os.close(handle)
 
 
-def _found(folder: Path) -> list[tuple[int, Path]]:
+def found_in(folder: Path) -> list[tuple[int, Path]]:
     """(step, directory) of every checkpoint, oldest first, of one step the replaced one before the other; whether it
     is whole is not looked at."""
     paths = [path for pattern in (".replaced-*", "step-*") for path in folder.glob(pattern) if path.is_dir()]
@@ -143,7 +143,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelError: there is none; training is never silently started anew.
     """
-    for _, path in reversed(_found(folder)):
+    for _, path in reversed(found_in(folder)):
         blobs = _read(path)
         if blobs is not None:
             # Hashes that hold say who wrote the files did so on purpose, not that they are a state.

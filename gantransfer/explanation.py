@@ -76,7 +76,8 @@ def explain(
 
     Args:
         run: directory of a finished run of cgantransfer, or of adafm. out: folder of the pictures (None: the run's
-            ``analysis``). top: contributors per class (None: 3, or all of a source with fewer). seed: of the latents.
+            ``analysis``). top: contributors per class, and of each layer in the report (None: 3 and 4, or all of a
+            source with fewer). seed: of the latents.
         beside: runs or adapters of adafm to compare with, see `gantransfer.filter_analysis.compare`.
 
     Returns:
@@ -98,6 +99,8 @@ def explain(
         write_report(folder)
         return {"groups": read_json(folder / "analysis" / filter_analysis.FILE)["groups"], "compared": compared,
                 "files": [str(folder / "report.html")]}
+    if not (folder / "config.yaml").is_file():
+        raise ModelError(f"'{folder}' is no run; give the --out of an earlier gantransfer adapt")
     adapted = load(folder)
     analysis = folder / "analysis"
     if not (analysis / "contributions.json").is_file():
@@ -106,6 +109,7 @@ def explain(
     if beside:
         raise UsageError(f"run '{folder}' has no modulated filters to put beside others'; it takes a run of adafm")
     names = read_json(analysis / "contributions.json")
+    shown = top  # in the report
     top = min(TOP, len(names["source_classes"])) if top is None else top
     if not 1 <= top <= len(names["source_classes"]):
         raise UsageError(f"top {top} is not possible: choose 1 to {len(names['source_classes'])}, the source's classes")
@@ -113,6 +117,7 @@ def explain(
     learned = read(folder)
     draw(adapted.generator, source_of(folder).generator, learned, place, top, seed)
     if out is None:
+        write_json({**names, "top": shown}, analysis / "contributions.json")
         write_report(folder)
     sources = names["source_classes"]
     classes = {

@@ -9,6 +9,10 @@ import command
 import pytest
 from command import SHORT, Capture, call, refused
 
+from gantransfer.compare import Comparison, compare
+from gantransfer.compare.claim import STUDY, beside, claim
+from gantransfer.errors import UsageError
+
 place = command.place
 
 
@@ -114,6 +118,10 @@ def test_a_plan_is_read_strictly(capsys: Capture, place: Path, tmp_path: Path) -
     assert "expected names target 'b' of 'bsa'" in said("source: s\ntargets: {a: {data: d}}\nexpected: {bsa: {b: 1}}")
     assert "both source 's' and sources t" in said("source: s\nsources: {t: m}\ndata: d")
     assert "cannot be called '..'" in said("source: s\ntargets: {..: {data: d}}")
+    assert "pairs has 'bsa=bsa', a row against itself" in said("source: s\ndata: d\npairs: [bsa=bsa]")
+    assert "did you mean 'seeds'?" in said("source: s\ndata: d\nvariants: {a: {method: bsa, seed: 3}}")
+    assert "its only target has no name" in said("source: s\ndata: d\nvariants: {a: {method: bsa, targets: [x]}}")
+    assert "cannot be called '.lock'" in said("source: s\ntargets: {.lock: {data: d}}")
     assert "cannot be called 'replaced'" in said("source: s\ntargets: {replaced: {data: d}}")
     assert "match_weight 1 needs" in refused(capsys, 2, "compare", "--source", "glyph80-32", "--data", tmp_path,
                                              "--methods", "bsa", "--fields", "bsa.match_weight=1", "--out",
@@ -130,8 +138,88 @@ def test_tables_alone_do_not_occupy_a_directory_nor_count_other_settings(
     assert refused(capsys, 4, *words, "--source", tmp_path / "none", "--slurm", "cluster=local")
     assert call(capsys, *words)[0] == 0
     code, text, err = call(capsys, *words, "--fields", "bsa.lr=0.7", "--no-run", "--json")
-    cell = json.loads(text)["cells"][0]
+    found = json.loads(text)
+    cell = found["cells"][0]
     assert code == 0 and cell["status"] == "waiting" and "other settings" in cell["error"], err
+    assert found["tasks"][0]["rows"][0]["curve"] == [] and "other settings" in call(
+        capsys, *words, "--fields", "bsa.lr=0.7", "--no-run")[2]
+
+
+def test_a_dry_run_counts_what_is_run_again(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa", "--no-evaluate",
+             "--out", tmp_path / "c", *SHORT]
+    assert call(capsys, *words)[0] == 0
+    code, text, err = call(capsys, *words, "--fields", "bsa.lr=0.7", "--dry-run", "--json")
+    found = json.loads(text)
+    assert code == 0 and found["cells"][0]["status"] == "changed" and found["seconds"] > 0, err
+    code, text, err = call(capsys, *words, "--fields", "bsa.lr=0.7", "--source", tmp_path / "none", "--dry-run")
+    assert code == 0 and "changed" in text and "1 runs, 1 to do" in text, err
+
+
+def test_a_dry_run_of_jobs_says_what_the_scheduler_would_not_take(
+    capsys: Capture, place: Path, tmp_path: Path
+) -> None:
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa", "--no-evaluate",
+             "--out", tmp_path / "c", *SHORT, "--dry-run"]
+    pytest.importorskip("submitit", reason="extra 'slurm' is not installed")
+    code, text, err = call(capsys, *words, "--slurm", "cluster=local no_such=1")
+    assert code == 0 and "not possible here: " in err and "no_such" in err and not (tmp_path / "c").exists()
+    code, text, err = call(capsys, *words, "--slurm", "cluster=local timeout_min=3", "--jobs", 8)
+    assert code == 0 and "one after another" in text and "not possible" not in err
+
+
+def test_what_has_no_part_in_a_result_runs_nothing_again(
+    capsys: Capture, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other logs, and the same source and images at another place."""
+    out = tmp_path / "c"
+    words = ["compare", "--methods", "bsa", "--no-evaluate", "--out", out, *SHORT]
+    assert call(capsys, *words, "--source", place / "source", "--data", place / "images")[0] == 0
+    monkeypatch.chdir(place)
+    there = ["--source", "source", "--data", "images", "--log-nimg", 3, "--checkpoint-nimg", 5]
+    code, text, err = call(capsys, *words, *there)
+    assert code == 0 and "1 of 1 runs are finished already" in text and not (out / "replaced").exists(), err
+    (out / "bsa-seed0" / "result.json").unlink()  # one that is not finished would go on with the old ones
+    assert "was run with other settings" in call(capsys, *words, *there, "--log-nimg", 4)[1]
+
+
+def test_two_processes_do_not_run_one_comparison(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa,scratch",
+             "--no-evaluate", "--out", out, *SHORT]
+    with claim(out / STUDY):
+        assert "another process runs the comparison in" in refused(capsys, 2, *words)
+        assert call(capsys, *words, "--no-run")[0] == 0
+    with claim(beside(out / "bsa-seed0")):  # as a worker or Slurm job that outlived who started it
+        (out / "plan.json").write_text("{}")
+        (out / "bsa-seed0").mkdir()
+        (out / "bsa-seed0" / "metrics.jsonl").write_text("{}\n")
+        code, text, err = call(capsys, *words)
+        assert code == 130 and "scratch-seed0: finished" in text and "another process is running it" in err, err
+        assert (out / "bsa-seed0" / "metrics.jsonl").read_text() == "{}\n"
+        assert "another process runs 'bsa-seed0' with other settings" in refused(
+            capsys, 2, *words, "--fields", "bsa.lr=0.7")
+    assert call(capsys, *words)[0] == 0
+    with pytest.raises(UsageError, match="jobs 0 is not possible"):
+        compare(Comparison((), (), out), jobs=0)
+
+
+def test_a_run_that_was_killed_in_its_first_checkpoint_starts_anew(
+    capsys: Capture, place: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "c" / "bsa-seed0" / "checkpoints" / ".partial-000000"
+    words = ["compare", "--source", place / "source", "--data", place / "images", "--methods", "bsa", "--no-evaluate",
+             "--out", tmp_path / "c", *SHORT]
+    partial.mkdir(parents=True)
+    (tmp_path / "c" / "plan.json").write_text("{}")
+    code, text, err = call(capsys, *words)
+    assert code == 0 and "bsa-seed0: finished" in text, err
+
+
+def test_a_damaged_plan_is_one_sentence(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{")
+    assert "cannot be read as JSON" in refused(capsys, 4, "compare", "--source", place / "source", "--data",
+                                               place / "images", "--methods", "bsa", "--out", tmp_path, *SHORT)
 
 
 def test_a_cell_of_other_images_runs_again(capsys: Capture, place: Path, tmp_path: Path) -> None:

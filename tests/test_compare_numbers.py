@@ -15,7 +15,7 @@ import pytest
 from gantransfer.compare import convergence, estimate, ranking
 from gantransfer.compare.cells import FINISHED, WAITING, Cell
 from gantransfer.compare.page import render
-from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of
+from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of, with_rhythm
 from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks
 from gantransfer.compare.student import MOST, common_variance, p_values, point, two_sided
 from gantransfer.compare.summary import pairs_csv, rows_csv, summarise
@@ -39,6 +39,8 @@ def test_measures_of_two_curves() -> None:
     assert found["reach_step"] == 50 and found["reach_ratio"] == 8 and found["reach_ratio_seconds"] == 4
     assert found["b_early"] == 80 and found["b_early_seconds"] == 60  # at iteration 50, and after 10 seconds
     assert found["short"] == []
+    without = [{key: value for key, value in at.items() if key != "seconds"} for at in SLOW]
+    assert convergence.measures(FAST, without)["b_early"] == 80
     assert convergence.measures(FAST[:5], SLOW)["short"] == ["a"]  # 100 iterations, twice the later best are 800
 
 
@@ -126,6 +128,11 @@ def test_p_of_one_pair_is_students() -> None:
     calm, noisy = p_values([sample, [1.0, 3.0, -1.0]], 2)
     assert calm > paired(sample)["p"] and noisy < paired([1.0, 3.0, -1.0])["p"]  # each is drawn to the other
     assert p_values([sample] * 4, 1)[0] > p_values([sample] * 4, 3)[0]  # no more freedom than there are values
+
+
+def test_what_differs_by_rounding_alone_is_nothing_to_judge_by() -> None:
+    a, b = [10, 20.1, 30.3, 7.7], [1.1 * value for value in (10, 20.1, 30.3, 7.7)]
+    assert p_values([[math.log(x / y) for x, y in zip(a, b, strict=True)]], 1) == [1.0]
 
 
 def test_a_difference_is_one_in_distance_and_in_ratio() -> None:
@@ -263,6 +270,39 @@ def test_rows_under_another_protocol_are_neither_ranked_nor_compared(tmp_path: P
     assert "b: measured under another protocol" in task["warnings"][-1] and "q" in task["warnings"][-1]
 
 
+def test_a_row_under_another_protocol_is_in_no_result_over_tasks_either(tmp_path: Path) -> None:
+    told(tmp_path, {"x": {"a": [10.0, 11.0], "b": [1.0, 2.0]}, "y": {"a": [10.0], "b": [2.0]}}, ())
+    plan = Comparison((Task("x", "s", "d"), Task("y", "s", "d")), (Variant("a", "bsa"), Variant("b", "bsa")), tmp_path,
+                      seeds=(0, 1), pairs=(("b", "a"),))
+    file = tmp_path / "x" / "b-seed1" / "result.json"
+    file.write_text(file.read_text().replace('"p"', '"q"'))
+    found = summarise(plan, plan.cells(), {cell.name: cell.as_it_is() for cell in plan.cells()})
+    assert found["tasks"][0]["others"] == ["b"]
+    assert {row["label"]: row["tasks"] for row in found["ranking"]} == {"a": 2, "b": 1}
+    over = found["pairs_over_tasks"][0]
+    assert over["tasks"] == over["difference"]["count"] == over["runs"] == 1
+
+
+def test_what_does_not_count_decides_nothing(tmp_path: Path) -> None:
+    """Runs with other settings, more of them than there are others."""
+    told(tmp_path, {"x": {"a": [10.0], "b": [1.0, 2.0, 3.0]}}, (), {"b": "q"})
+    plan = Comparison((Task("x", "s", "d"),), (Variant("a", "bsa"), Variant("b", "bsa")), tmp_path, seeds=(0, 1, 2))
+    outcomes = {cell.name: {**WAITING, "counted": False} if cell.label == "b" else cell.as_it_is()
+                for cell in plan.cells()}
+    found = summarise(plan, plan.cells(), outcomes)
+    task = found["tasks"][0]
+    assert task["protocol"] == "p" and task["others"] == [] and [row["label"] for row in task["ranking"]] == ["a"]
+    assert task["rows"][1]["curve"] == [] and all("distance" not in c for c in found["cells"] if c["label"] == "b")
+
+
+def test_pairs_say_how_many_runs_came_there(tmp_path: Path) -> None:
+    distances = {"x": {"a": [10.0, 30.0], "b": [20.0, 20.0]}, "y": {"a": [10.0], "b": [20.0]}}
+    found = told(tmp_path, distances, (("a", "b"),))
+    first, _, over = csv.DictReader(io.StringIO(pairs_csv(found)))
+    assert (first["reached"], first["runs"], over["reached"], over["runs"]) == ("1", "2", "2", "3")
+    assert float(first["b_early"]) == 20 and float(first["reach_seconds"]) == 50 and over["b_early"] == ""
+
+
 # ---- plans and estimates ---------------------------------------------------------------------------------
 
 
@@ -272,6 +312,14 @@ def test_every_source_meets_targets_without_one() -> None:
     assert [(task.name, task.source, task.data) for task in tasks] == [
         ("s-one", "model-s", "d"), ("t-one", "model-t", "d"), ("two", "model-t", "e")]
     assert tasks[0].data_options == {"fit": "pad", "per_class": 3}
+
+
+def test_evaluated_every_25_iterations_unless_the_plan_says_otherwise(tmp_path: Path) -> None:
+    def rhythm(**settings: int) -> int:
+        plan = Comparison((Task("", "s", "d"),), (Variant("a", "bsa"),), tmp_path, settings=settings)
+        return with_rhythm(plan.cells()[0], 100, 32).call["eval_nimg"]
+
+    assert rhythm() == 25 * 32 and rhythm(eval_nimg=64) == 64
 
 
 def test_cells_that_would_share_a_directory_are_refused(tmp_path: Path) -> None:
@@ -295,7 +343,15 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     assert found["cells"]["a-seed0"] == 0
     assert found["cells"]["a-seed1"] == pytest.approx(300 * 0.5 + (300 / 50 + estimate.AT_THE_END) * 2)
     assert found["total"] == found["cells"]["a-seed1"] and found["basis"] == {"a": "finished runs"}
-    assert estimate.estimate(cells, 2, trial=False)["total"] == found["total"] / 2
+    assert estimate.estimate(cells, 8, trial=False)["total"] == found["total"]  # one run is one run's time
+    three = [*cells, cell(2, 300), cell(3, 100)]
+    assert estimate.estimate(three, 2, trial=False)["total"] == pytest.approx(
+        sum(estimate.estimate(three, 1, trial=False)["cells"].values()) / 2)
+    again = estimate.estimate(cells, 1, trial=False, changed={"a-seed0"})
+    assert again["cells"]["a-seed0"] is None and again["total"] is None  # its speed was that of other settings
+    (cells[0].folder / "result.json").write_text('{"rows": 3}')
+    assert estimate.estimate(cells, 1, trial=False)["total"] is None
+    (cells[0].folder / "result.json").write_text(json.dumps({"seconds": 50, "steps": 100, "measuring_seconds": 6}))
     staged = estimate.Speed(((0, 1.0), (80, 3.0)), 0.0, "")
     assert staged.training(160, 8) == 10 * 1 + 10 * 3 and staged.training(40, 8) == 5
     lacking = Cell("a-seed2", "a", "bsa", 2, tmp_path / "a-seed2", {"source": "s"})

@@ -21,6 +21,8 @@ from gantransfer.modulation import fold
 from gantransfer.norm import class_rows
 from gantransfer.sources import GAN
 
+DONOR = '<span class="donor'  # a contributor in the report
+
 
 def learned(folder: Path, network: str, **fields: object) -> tuple[GAN, nn.Module, Learned]:
     """Source, folded generator and what was kept, after three iterations at high rates."""
@@ -123,9 +125,15 @@ def test_the_verb(capsys: Capture, place: Path, tmp_path: Path) -> None:
     code, text, err = call(capsys, "explain", run)
     assert code == 0 and "first layer: scale" in text and (run / "report.html").is_file(), err
     assert all((run / "analysis" / name).read_bytes() == content for name, content in made.items())
+    assert page == (run / "report.html").read_text()
+    assert call(capsys, "explain", run, "--top", 1)[0] == 0
+    assert (run / "report.html").read_text().count(DONOR) < page.count(DONOR)
+    assert call(capsys, "report", run)[0] == 0 and (run / "report.html").read_text().count(DONOR) < page.count(DONOR)
+    assert call(capsys, "explain", run)[0] == 0 and (run / "report.html").read_text() == page
     assert "top 99 is not possible" in refused(capsys, 2, "explain", run, "--top", 99)
     assert call(capsys, "adapt", *words, "--method", "bsa", "--out", tmp_path / "bsa")[0] == 0
     assert "neither knowledge propagation nor modulated filters" in refused(capsys, 2, "explain", tmp_path / "bsa")
     with pytest.raises(UsageError):
         gt.explain(tmp_path / "bsa")
     assert refused(capsys, 4, "explain", tmp_path / "nothing")
+    assert "is no run; give the --out" in refused(capsys, 4, "explain", place / "images")

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from benchmarks import false_calls, minegan_shares, tables
+from benchmarks import false_calls, minegan_shares, record, tables
 from benchmarks import method_pairs as method_pairs_table
 from benchmarks.transfergan_ranks import against, agreement, reached, spearman
+from gantransfer.compare import convergence
 
 
 def study(folder: Path, values: dict[str, dict[str, list[float]]], training: tuple[str, ...] = ()) -> Path:
@@ -82,18 +84,49 @@ def test_distances_with_the_iteration_of_the_best(sizes: Path) -> None:
 
 def test_how_much_sooner_over_targets_and_groups(tmp_path: Path) -> None:
     """Geometric means, and fractions averaged; targets that were never reached count among all."""
-    lines = ["over,task,a,b,reach_ratio,reach_ratio_seconds", "seeds,script-1,a,b,4,8", "seeds,script-2,a,b,16,2",
-             "seeds,random-1,a,b,,", "seeds,random-1,b,a,7,", "tasks,,a,b,99,99"]
-    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    def spread(*values: float | None) -> dict[str, Any]:
+        return convergence.spread(values)
+
+    def pair(a: str, b: str, step: float | None, ratio: float | None, seconds: float | None) -> dict[str, Any]:
+        best = {key: spread(2.0) for key in ("best_ratio", "best_ratio_seconds", "b_early", "b_best_distance")}
+        return {"a": a, "b": b, **best, "reach_step": spread(step), "reach_ratio": spread(ratio),
+                "reach_ratio_seconds": spread(seconds)}
+
+    tasks = {"script-1": [pair("a", "b", 25, 4, 8)], "script-2": [pair("a", "b", 25, 16, 2)],
+             "random-1": [pair("a", "b", None, None, None), pair("b", "a", 25, 7, None)],
+             "script-3": [pair("c", "b", 0, None, None)]}
+    (tmp_path / "compare.json").write_text(json.dumps(
+        {"tasks": [{"name": name, "pairs": pairs} for name, pairs in tasks.items()]}))
     (text,) = tables.tables(tmp_path, [], [], "", False, sooner="a=b")
-    whole, script, random = text.splitlines()
-    assert whole == ("all: in 2 of 3 targets, there 8 times sooner (4 to 16; the mean fraction of the other's "
-                     "iterations is 1/6.4), in seconds 4 (2 to 8)")
-    assert script.startswith("script: in 2 of 2 targets") and random == "random: never in 1 targets"
+    table, over = text.split("\n\n")
+    assert "| script-1 | 2 | 2 | 25 | 4 | 8 | 2 | 2 |" in table
+    assert "| random-1 | 2 | 2 | never | - | - | 2 | 2 |" in table
+    whole, script, random = over.splitlines()
+    assert whole == ("all: in 2 of 3 targets (2 of 3 runs), there 8 times sooner (4 to 16; the mean fraction of the "
+                     "other's iterations is 1/6.4), in seconds 4 (2 to 8)")
+    assert script.startswith("script: in 2 of 2 targets") and random == "random: in 0 of 1 targets (0 of 1 runs)"
     (text,) = tables.tables(tmp_path, [], [], "", False, sooner="b=a")
-    assert text.splitlines()[0].endswith("is 1/7)")
+    assert text.splitlines()[-1].endswith("is 1/7)")
+    (text,) = tables.tables(tmp_path, [], [], "", False, sooner="c=b")  # as good from the start, which has no factor
+    assert text.splitlines()[-1] == "script: in 1 of 1 targets (1 of 1 runs)"
     with pytest.raises(tables.Missing, match="no pair is called 'a=c'"):
         tables.tables(tmp_path, [], [], "", False, sooner="a=c")
+
+
+def test_a_cell_with_other_settings_leaves_the_record(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "record"
+    plan = {"a-seed0": {"lr": 1}, "a-seed1": {"lr": 1}}
+    for name in plan:
+        (runs / name / "samples").mkdir(parents=True)
+        for file in (*record.OF_A_CELL, "samples/after.png"):
+            (runs / name / file).write_text("{}")
+    (runs / "plan.json").write_text(json.dumps(plan))
+    assert record.record(runs, out) == 2 and (out / "a-seed1" / "result.json").is_file()
+    (runs / "a-seed0" / "result.json").unlink()  # lost here, with the settings of the record
+    (runs / "a-seed1" / "result.json").unlink()
+    (runs / "plan.json").write_text(json.dumps({**plan, "a-seed1": {"lr": 2}}))
+    assert record.record(runs, out) == 0
+    assert (out / "a-seed0" / "result.json").is_file() and not (out / "a-seed1").exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

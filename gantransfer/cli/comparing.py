@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gantransfer.errors import DataError, ModelError, UsageError, did_you_mean
 from gantransfer.report.formatting import counted, duration
 
 INTERRUPTED = 130
+OF_A_ROW = ("method", "seeds", "targets")  # what a plan says of a row beside its settings
 Settings = dict[str, Any]
 
 
@@ -29,7 +31,7 @@ def compare(settings: Settings) -> int:
     dry_run, run = settings.pop("dry_run", False), settings.pop("run", True)
     plan = comparison(settings)
     if dry_run:
-        _dry_run(plan, jobs, threads, as_json)
+        _dry_run(plan, jobs, threads, slurm, as_json)
         return 0
     with progress(quiet or as_json) as show:
         outcome = comparing.compare(plan, jobs=jobs, threads=threads, slurm=slurm, run=run,
@@ -56,7 +58,7 @@ def comparison(settings: Settings) -> Any:
     for label, values in (settings.pop("variants", None) or {}).items():
         if not isinstance(values, dict) or "method" not in values:
             raise UsageError(f"variant '{label}' in the plan is {values!r}; give a mapping with at least 'method'")
-        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in ("method", "seeds", "targets")}
+        rest = {k.replace("-", "_"): v for k, v in values.items() if k not in OF_A_ROW}
         variants.append(Variant(str(label), str(values["method"]), rest, _seeds(values.get("seeds"), f"'{label}'"),
                                 _targets(values.get("targets"), str(label))))
     for method, values in given.items():
@@ -173,19 +175,28 @@ def _convert(variant: Any) -> None:
     flags = {**own, **{flag.name: flag for flag in (*TRAINING, *RHYTHM)}}
     for name, value in variant.settings.items():
         if name not in flags or name == "seed":
-            raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'"
-                             f"{did_you_mean(name, flags)}; 'gantransfer adapt --method {variant.method} --help' "
-                             "lists them")
+            near = did_you_mean(name, [*(flag for flag in flags if flag != "seed"), *OF_A_ROW])
+            raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'{near}; 'gantransfer "
+                             f"adapt --method {variant.method} --help' lists them")
         variant.settings[name] = convert(flags[name], value, f"{name} of '{variant.label}'")
 
 
-def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
-    """Print the cells, what is missing for them, and how long they will take."""
+def _dry_run(plan: Any, jobs: int, threads: int | None, slurm: Settings | None, as_json: bool) -> None:
+    """Print the cells, what is missing for them, and how long they will take (as Slurm jobs: all together)."""
     from gantransfer.compare import changed_cells, inputs, missing_inputs, recorded_calls
     from gantransfer.compare.estimate import estimate
 
     plan.check()
     recorded = recorded_calls(plan.out)
+    if slurm is not None:
+        from gantransfer.compare.slurm import Slurm
+
+        jobs = 1
+        with tempfile.TemporaryDirectory() as folder:  # submitit makes it at once
+            try:
+                Slurm(Path(folder), slurm)
+            except UsageError as error:  # the plan may be for another machine
+                note(f"not possible here: {error}")
     lacking: list[str] = []
     try:
         planned = inputs(plan)
@@ -193,8 +204,8 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
         planned, lacking = plan.cells(), missing_inputs(plan)
         if not lacking:  # all is here and does not fit together
             raise
-    times = estimate(planned, jobs, trial=not lacking, threads=threads)
-    changed = set() if lacking else {cell.name for cell in changed_cells(planned, recorded)}
+    changed = {cell.name for cell in changed_cells(planned, recorded)}
+    times = estimate(planned, jobs, trial=not lacking, threads=threads, changed=changed)
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
                 "status": "changed" if c.name in changed else "finished" if c.finished else
                 "begun" if c.folder.exists() else "waiting", "seconds": times["cells"][c.name]} for c in planned]
@@ -203,7 +214,7 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
                   "missing": lacking})
         return
     table(("run", "state", "iterations", "time"),
-          [(e["name"], e["status"], shown(e["call"].get("steps")) or "by size",
+          [(e["name"], e["status"], shown(e["call"]["steps"]) if e["call"].get("steps") else "by size",
             "" if e["seconds"] is None else duration(e["seconds"])) for e in entries])
     waiting = sum(e["status"] != "finished" for e in entries)
     say(f"{len(entries)} runs, {waiting} to do")
@@ -212,7 +223,7 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, as_json: bool) -> None:
             note(f"not here yet: {sentence}")
         say("the time is unknown until then")
     elif times["total"] is not None:
-        say(f"about {duration(times['total'])} with --jobs {jobs}, judged by "
+        say(f"about {duration(times['total'])} {'one after another' if slurm else f'with --jobs {jobs}'}, judged by "
             f"{' and '.join(sorted(set(times['basis'].values())))} on this machine")
     say("nothing was written (--dry-run)")
 
@@ -258,12 +269,15 @@ def _speed(pair: Settings) -> str:
     reach, factor = pair["reach_step"], pair["reach_ratio"]["mean"]
     earlier = "" if factor is None else f" ({shown(factor)} times earlier)"
     never = reach["of"] - reach["count"]
-    when = f"at iteration {shown(reach['mean'])}{earlier}" if reach["count"] else "never"
+    when = "never"
+    if reach["count"]:
+        when = f"at iteration {shown(reach['mean'])}{earlier} and after {duration(pair['reach_seconds']['mean'])}"
     missed = f", {never} of {reach['of']} seeds never" if reach["count"] and never else ""
     names = " and ".join(pair[key] for key in pair["short"])
     short = f" ({names} ended before twice the later best)" if names else ""
+    early = f"; {pair['b']} stopped at {pair['a']}'s best: {shown(pair['b_early']['mean'])}"
     return (f"{pair['a']} against {pair['b']}: ratio of the bests' iterations {shown(pair['best_ratio']['mean'])}; as "
-            f"good as its best {when}{missed}{short}")
+            f"good as its best {when}{missed}{early}{short}")
 
 
 def _said(test: Settings) -> str:

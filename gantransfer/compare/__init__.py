@@ -17,15 +17,16 @@ from typing import Any
 
 from gantransfer.compare import cells, page, summary
 from gantransfer.compare.cells import Cell
+from gantransfer.compare.claim import STUDY, Taken, beside, claim
 from gantransfer.compare.plan import Comparison, Task, Variant, method_fields, tasks_of, unique, with_rhythm
 from gantransfer.errors import DataError, ModelError, UsageError, writing
-from gantransfer.weights import write_text
+from gantransfer.weights import read_json, write_json, write_text
 
 __all__ = ["Comparison", "Task", "Variant", "changed_cells", "compare", "inputs", "missing_inputs", "recorded_calls",
            "tasks_of"]
 
 PLAN, REPLACED = "plan.json", "replaced"
-WRITTEN = {PLAN, REPLACED, "slurm", "compare.csv", "compare.json", "compare.html", "convergence.csv", "rows.csv",
+WRITTEN = {PLAN, REPLACED, STUDY, "slurm", "compare.csv", "compare.json", "compare.html", "convergence.csv", "rows.csv",
            "pairs.csv"}
 
 
@@ -55,14 +56,16 @@ def compare(
 
     Raises:
         UsageError, ModelError, DataError: in that order, before anything is written; a directory that holds
-            something else.
+            something else, or in which another process runs the comparison.
         OutputError: the tables cannot be written.
     """
     report = progress or (lambda event: None)
+    if jobs < 1:
+        raise UsageError(f"jobs {jobs} is not possible; give 1 or more")
     comparison.check()
     recorded = recorded_calls(comparison.out)
     if run:
-        planned, outcomes = _run(comparison, recorded, jobs, threads, slurm, report)
+        planned, outcomes = _run(comparison, jobs, threads, slurm, report)
     else:
         _make_directory(comparison.out)
         planned = comparison.cells()
@@ -78,25 +81,28 @@ def compare(
 
 
 def _run(
-    comparison: Comparison, recorded: Mapping[str, Any], jobs: int, threads: int | None,
-    slurm: Mapping[str, Any] | None, report: cells.Report,
+    comparison: Comparison, jobs: int, threads: int | None, slurm: Mapping[str, Any] | None, report: cells.Report,
 ) -> tuple[list[Cell], dict[str, cells.Outcome]]:
-    """Run what is missing."""
+    """Run what is missing, as the only process that does."""
     planned = inputs(comparison)
-    runner = None
+    scheduler = None
     if slurm is not None:
         from gantransfer.compare.slurm import Slurm
 
         scheduler = Slurm(comparison.out / "slurm", slurm)
-        scheduler.refuse_changed(planned, recorded)
-        runner = scheduler.run
-    for cell in changed_cells(planned, recorded):
-        kept = _set_aside(cell, comparison.out)
-        report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
-    _make_directory(comparison.out)
-    calls = {**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}
-    write_text(json.dumps(calls, indent=1, ensure_ascii=False), comparison.out / PLAN)
-    return planned, cells.run_all(planned, jobs, threads, report, runner)
+    try:
+        with claim(comparison.out / STUDY):
+            recorded = recorded_calls(comparison.out)
+            if scheduler is not None:
+                scheduler.refuse_changed(planned, recorded)
+            for cell in changed_cells(planned, recorded):
+                kept = _set_aside(cell, comparison.out)
+                report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
+            write_json({**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}, comparison.out / PLAN)
+            return planned, cells.run_all(planned, jobs, threads, report, scheduler and scheduler.run)
+    except Taken:
+        raise UsageError(f"another process runs the comparison in '{comparison.out}'; wait for it, or have the tables "
+                         "of what is finished with --no-run") from None
 
 
 def _make_directory(out: Path) -> None:
@@ -105,16 +111,15 @@ def _make_directory(out: Path) -> None:
 
 
 def _as_it_is(cell: Cell, recorded: Mapping[str, Any]) -> cells.Outcome:
-    found = cell.as_it_is()
-    if found["status"] != "waiting" and cells.differs(cell, recorded):
-        return {**cells.WAITING, "error": "was run with other settings, and is not counted"}
-    return found
+    if cell.folder.exists() and cells.differs(cell, recorded):
+        return {**cells.WAITING, "error": "was run with other settings, and is not counted", "counted": False}
+    return cell.as_it_is()
 
 
 def recorded_calls(out: Path) -> dict[str, Any]:
     """The calls of the cells that were planned here before."""
     if (out / PLAN).is_file():
-        return json.loads((out / PLAN).read_text(encoding="utf-8"))
+        return read_json(out / PLAN)
     if out.exists() and (not out.is_dir() or any(file.name not in WRITTEN for file in out.iterdir())):
         raise UsageError(f"output '{out}' exists, is not empty and holds no comparison; choose another --out")
     return {}
@@ -160,9 +165,13 @@ def _set_aside(cell: Cell, out: Path) -> Path:
     number = 1
     while (kept := out / REPLACED / f"{cell.name}-{number}").exists():
         number += 1
-    with writing(kept):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        cell.folder.rename(kept)
+    try:
+        with claim(beside(cell.folder)), writing(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            cell.folder.rename(kept)
+    except Taken:
+        raise UsageError(f"another process runs '{cell.name}' with other settings; restore them, or end it first") \
+            from None
     return kept
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gantransfer import runs
+from gantransfer.checkpoint import found_in
+from gantransfer.compare.claim import Taken, beside, claim
 from gantransfer.config import field_names
 from gantransfer.errors import DivergedError, GanTransferError, Interrupted, ModelError
 from gantransfer.registry import methods
@@ -25,6 +27,9 @@ Outcome = dict[str, Any]
 # missing cells, jobs, threads, report -> (cell, outcome), as they end
 Runner = Callable[..., Iterator[tuple["Cell", Outcome]]]
 WORKED_OUT = ("steps", "eval_nimg", "source_sha256", "images_fingerprint")
+# Of a run that is finished: what it wrote on its way and where it ran; a path, while what it leads to is the same.
+NO_MATTER = ("log_nimg", "checkpoint_nimg", "track", "device", "threads")
+BY_CONTENT = {"source": "source_sha256", "data": "images_fingerprint"}
 FINISHED: Outcome = {"status": "finished", "error": "", "exit_code": 0}
 WAITING: Outcome = {"status": "waiting", "error": "not started yet", "exit_code": Interrupted.exit_code}
 
@@ -74,12 +79,15 @@ def as_recorded(cell: Cell) -> dict[str, Any]:
 def differs(cell: Cell, recorded: Mapping[str, Any]) -> bool:
     """Whether the record has other settings, source weights or images for this cell, or its run took another default
     than its method has now. What only one of the two knows because it was worked out (by `inputs`, or not by an earlier
-    version) counts as equal."""
+    version) counts as equal; so does of a finished run what has no part in its result."""
     before, now = recorded.get(cell.name), as_recorded(cell)
     if before is None:
         return False
-    one_sided = {key for key in WORKED_OUT if key not in before or key not in now}
-    return any(before.get(key) != now.get(key) for key in {*before, *now} - one_sided) or _other_defaults(cell)
+    equal = {key for key in WORKED_OUT if key not in before or key not in now}
+    if cell.finished:
+        equal |= {*NO_MATTER, *(path for path, content in BY_CONTENT.items()
+                                if before.get(content) is not None and before[content] == now.get(content))}
+    return any(before.get(key) != now.get(key) for key in {*before, *now} - equal) or _other_defaults(cell)
 
 
 def _other_defaults(cell: Cell) -> bool:
@@ -118,13 +126,23 @@ def message(text: str) -> dict[str, Any]:
 
 
 def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> Outcome:
-    """Start or continue one run; an error becomes its outcome."""
+    """Start or continue one run, unless another process does; an error becomes its outcome."""
+    try:
+        with claim(beside(cell.folder)):
+            return _run(cell, threads, report)
+    except Taken:
+        return {**WAITING, "error": "another process is running it; the same command later counts it"}
+    except GanTransferError as error:
+        return failed(error)
+
+
+def _run(cell: Cell, threads: int | None, report: Report | None) -> Outcome:
     from gantransfer import api
 
     try:
         if (cell.folder / "result.json").is_file():
             read_json(cell.folder / "result.json")  # a damaged one is neither kept for good nor thrown away
-        if any((cell.folder / "checkpoints").glob("*")):
+        if found_in(cell.folder / "checkpoints"):
             api.resume(cell.folder, progress=report)
         else:
             if cell.folder.is_dir():  # stopped before its first checkpoint: nothing to continue from
@@ -197,17 +215,20 @@ def _child(cell: Cell, threads: int | None, send: Any) -> None:
 
 @contextmanager
 def _terminate_as_interrupt() -> Any:
-    """SIGTERM to the parent stops the workers like Ctrl-C does."""
+    """SIGTERM to the parent, and a terminal that is closed (unless nohup has it ignored), stop the workers like Ctrl-C
+    does: they are groups of their own and would go on alone."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     try:
-        old = signal.signal(signal.SIGTERM, interrupt)
+        old = {number: signal.signal(number, interrupt) for number in wanted
+               if signal.getsignal(number) is not signal.SIG_IGN}
     except ValueError:  # not the main thread
-        yield
-        return
+        old = {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -26,8 +26,10 @@ def reached(curve: Curve, level: float) -> Point | None:
 
 
 def at(curve: Curve, key: str, value: float) -> Point:
-    """The last point not beyond `value` of `key`: what one would have, stopping there."""
-    return max((point for point in curve if point[key] <= value), key=lambda point: point[key], default=curve[0])
+    """The last point not beyond `value` of `key`: what one would have, stopping there. Points that do not have `key`
+    are none."""
+    known = [point for point in curve if point.get(key) is not None and point[key] <= value]
+    return max(known, key=lambda point: point[key], default=curve[0])
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantransfer import runs
 from gantransfer.compare.cells import Cell
+from gantransfer.errors import ModelError
+from gantransfer.weights import read_json
 
 TRIAL = 3  # iterations, of which the first is not counted
 SLOW = 30.0  # seconds of an evaluation that is not measured twice
@@ -31,7 +33,9 @@ class Speed(NamedTuple):
                    for (start, step), end in zip(self.stages, ends, strict=True))
 
 
-def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True, threads: int | None = None) -> dict[str, Any]:
+def estimate(
+    planned: Sequence[Cell], jobs: int, trial: bool = True, threads: int | None = None, changed: Collection[str] = (),
+) -> dict[str, Any]:
     """Seconds that the missing cells will take on this machine.
 
     Args:
@@ -39,25 +43,29 @@ def estimate(planned: Sequence[Cell], jobs: int, trial: bool = True, threads: in
             possible. jobs: runs at a time.
         trial: whether to time `TRIAL` iterations and one evaluation of a row that has no finished run with its source;
             without it such rows stay unknown.
+        changed: names of finished cells that are run again, whose speed says nothing of their new settings.
 
     Returns:
-        ``cells``: {name: seconds or None}, 0 for finished ones; ``total``: their sum over `jobs`, None while one is
-        unknown; ``basis``: for every row what its figure rests on.
+        ``cells``: {name: seconds or None}, 0 for finished ones; ``total``: their sum over `jobs`, and not less than the
+        longest takes, None while one is unknown; ``basis``: for every row what its figure rests on.
     """
+    done = {cell.name for cell in planned if cell.name not in changed and cell.finished}
+    missing = [cell for cell in planned if cell.name not in done]
     speeds: dict[tuple[str, str], Speed] = {}
     for cell in planned:
-        if cell.finished and (cell.call["source"], cell.label) not in speeds:
-            speeds[cell.call["source"], cell.label] = _from_finished(cell)
+        if cell.name in done and (cell.call["source"], cell.label) not in speeds:
+            with suppress(ModelError, ValueError, KeyError, TypeError, AttributeError):  # a damaged record
+                speeds[cell.call["source"], cell.label] = _from_finished(cell)
     if trial:
         trials = Trials(1 if jobs > 1 and threads is None else threads)
-        for cell in planned:
+        for cell in missing:
             if (cell.call["source"], cell.label) not in speeds:
                 speeds[cell.call["source"], cell.label] = trials.speed(cell)
-    seconds = {cell.name: 0.0 if cell.finished else _seconds(cell, speeds.get((cell.call["source"], cell.label)))
-               for cell in planned}
-    known = [value for value in seconds.values() if value is not None]
-    total = sum(known) / min(jobs, max(len(planned), 1)) if len(known) == len(planned) else None
-    return {"cells": seconds, "total": total, "basis": {label: speed.basis for (_, label), speed in speeds.items()}}
+    wanted = {cell.name: _seconds(cell, speeds.get((cell.call["source"], cell.label))) for cell in missing}
+    known = [value for value in wanted.values() if value is not None]
+    total = max(sum(known) / jobs, max(known, default=0.0)) if len(known) == len(missing) else None
+    return {"cells": {**dict.fromkeys(done, 0.0), **wanted}, "total": total,
+            "basis": {label: speed.basis for (_, label), speed in speeds.items()}}
 
 
 def _seconds(cell: Cell, speed: Speed | None) -> float | None:
@@ -70,7 +78,7 @@ def _seconds(cell: Cell, speed: Speed | None) -> float | None:
 
 
 def _from_finished(cell: Cell) -> Speed:
-    result = json.loads((cell.folder / "result.json").read_text(encoding="utf-8"))
+    result = read_json(cell.folder / "result.json")
     evaluations = max(len(runs.read_lines(cell.folder / "metrics.jsonl")), 1)
     return Speed(((0, result["seconds"] / max(result["steps"], 1)),), result.get("measuring_seconds", 0) / evaluations,
                  "finished runs")

@@ -10,12 +10,13 @@ from typing import Any
 
 from gantransfer import runs
 from gantransfer.compare.cells import Cell
+from gantransfer.compare.claim import STUDY
 from gantransfer.config import field_names
 from gantransfer.errors import UsageError, did_you_mean
 from gantransfer.registry import methods
 from gantransfer.sources import shipped_models
 
-RESERVED = ("replaced", "slurm")  # folders of a comparison that are no runs
+RESERVED = ("replaced", "slurm", STUDY)  # names of a comparison that are no runs
 EVAL_EVERY = 25  # iterations between evaluations where the plan does not say: a best is known to that
 
 
@@ -129,13 +130,15 @@ class Comparison:
             if label not in labels:
                 raise UsageError(f"pairs names '{label}', which is no row of the comparison"
                                  f"{did_you_mean(label, labels)}; have: {', '.join(labels)}")
+            if (label, label) in (self.pairs or ()):
+                raise UsageError(f"pairs has '{label}={label}', a row against itself; name two rows")
         self._check_expected(labels)
         tasks = [task.name for task in self.tasks]
         for variant in self.variants:
             for name in variant.targets or ():
                 if name not in tasks:
                     raise UsageError(f"row '{variant.label}' names target '{name}', which the comparison does not have"
-                                     f"{did_you_mean(name, tasks)}; have: {', '.join(tasks)}")
+                                     f"{_known(name, tasks)}")
         for task in self.tasks:
             if task.name in RESERVED or not task.name.strip(".") and task.name:
                 raise UsageError(f"a target cannot be called '{task.name}', which is no folder for runs; choose "
@@ -152,7 +155,14 @@ class Comparison:
             for name in figures:
                 if name not in tasks:
                     raise UsageError(f"expected names target '{name}' of '{label}', which the comparison does not have"
-                                     f"{did_you_mean(name, tasks)}; have: {', '.join(tasks)}")
+                                     f"{_known(name, tasks)}")
+
+
+def _known(name: str, tasks: list[str]) -> str:
+    """The end of a sentence on a target that is none: those there are."""
+    if tasks == [""]:
+        return "; its only target has no name, leave it out or give the plan 'targets'"
+    return f"{did_you_mean(name, tasks)}; have: {', '.join(tasks)}"
 
 
 def method_fields(variant: Variant) -> dict[str, Any]:

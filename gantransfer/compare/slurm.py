@@ -7,7 +7,6 @@ the queue and resumes from its checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gantransfer.compare.cells import WAITING, Cell, Outcome, Report, differs, message, run_cell
-from gantransfer.errors import UsageError, writing
+from gantransfer.errors import UsageError
+from gantransfer.weights import read_json, write_json
 
 JOBS = "jobs.json"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
@@ -139,11 +139,10 @@ class Slurm:
 
     def _recorded(self) -> dict[str, str]:
         file = self.folder / JOBS
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     def _record(self, ids: Mapping[str, str]) -> None:
-        with writing(self.folder / JOBS):
-            (self.folder / JOBS).write_text(json.dumps(ids, indent=1), encoding="utf-8")
+        write_json(ids, self.folder / JOBS)
 
 
 def _alive(process: int) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 
 MOST = 10.0  # degrees of freedom that the other pairs may lend
+LEAST = 1e-24  # variance of logarithms below which values differ by rounding alone
 
 
 def two_sided(t: float, freedom: int) -> float:
@@ -75,7 +76,7 @@ def p_values(samples: Sequence[Sequence[float]], independent: int) -> list[float
         independent: how many of the samples are not combinations of others; with r rows their differences are r - 1.
     """
     freedoms = [len(sample) - 1 for sample in samples]
-    variances = [statistics.variance(sample) for sample in samples]
+    variances = [found if (found := statistics.variance(sample)) > LEAST else 0.0 for sample in samples]
     common, worth = common_variance(variances, freedoms)
     found = []
     for sample, freedom, variance in zip(samples, freedoms, variances, strict=True):

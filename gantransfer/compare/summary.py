@@ -26,7 +26,8 @@ def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
                 "begun": c.folder.exists(), **_outcome(c, outcomes[c.name])} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
-    distances = {task["name"]: found for task in tasks if (found := _distances(entries, task))}
+    distances = {task["name"]: found for task in tasks
+                 if (found := _distances([e for e in entries if e["label"] not in task["others"]], task))}
     return {
         "format_version": 3, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
         "tasks": tasks, "ranking": ranking.rank_over_tasks(distances) if len(distances) > 1 else [],
@@ -37,9 +38,10 @@ def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping
 
 def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
     rows = [_row(v.label, mine) for v in comparison.variants if (mine := [e for e in entries if e["label"] == v.label])]
-    protocols = Counter(e["protocol"] for e in entries if e.get("protocol"))
+    measured = [e for e in entries if e["status"] == "finished" and e.get("protocol")]
+    protocols = Counter(e["protocol"] for e in measured)
     protocol = protocols.most_common(1)[0][0] if protocols else ""
-    others = unique([e["label"] for e in entries if e.get("protocol") not in (None, "", protocol)])
+    others = unique([e["label"] for e in measured if e["protocol"] != protocol])
     alike = [e for e in entries if e["label"] not in others]
     found = {"name": task.name, "protocol": protocol}
     distances = _distances(alike, found)
@@ -134,18 +136,20 @@ def rows_csv(result: Row) -> str:
 
 
 def pairs_csv(result: Row) -> str:
-    """One line per task and pair: the measures of convergence as means over seeds, and the difference of distances;
-    last the pairs over all tasks, whose task is empty and whose differences are factors."""
-    names = [*convergence.RATIOS, "reach_step"]
+    """One line per task and pair: of how many runs A reached B's best, the measures of convergence as means over seeds
+    with the least and largest, and the difference of distances; last the pairs over all tasks, whose task is empty and
+    whose differences are factors."""
+    names = [*convergence.RATIOS, "reach_step", "reach_seconds", "b_early", "b_early_seconds"]
     lines = []
     for name, pair in [*((task["name"], pair) for task in result["tasks"] for pair in task["pairs"]),
                        *(("", pair) for pair in result["pairs_over_tasks"])]:
-        reach = pair.get("reach_step") or {"mean": None, "low": None, "high": None}
-        spreads = {f"{key}{suffix}": pair.get(key, reach)[part] for key in names
+        spreads = {f"{key}{suffix}": pair[key][part] if key in pair else None for key in names
                    for suffix, part in (("", "mean"), ("_low", "low"), ("_high", "high"))}
         short = pair["short"] if isinstance(pair["short"], int) else " ".join(pair["short"])
+        reach = pair.get("reach_step")  # over tasks these are counts alone
+        runs = {"reached": reach["count"] if reach else pair["reached"], "runs": reach["of"] if reach else pair["runs"]}
         lines.append({"task": name, "over": "seeds" if name or not result["pairs_over_tasks"] else "tasks",
-                      "a": pair["a"], "b": pair["b"], **spreads, "short": short,
+                      "a": pair["a"], "b": pair["b"], **runs, **spreads, "short": short,
                       **_test_columns("difference", pair["difference"])})
     return _csv(lines, ["task", "over", "a", "b"])
 
@@ -164,7 +168,10 @@ def _csv(lines: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 def _outcome(cell: Cell, outcome: Outcome) -> Row:
-    """The outcome of a cell and what its run says of itself; a damaged record is that cell's failure alone."""
+    """The outcome of a cell and what its run says of itself, if it counts; a damaged record is that cell's failure
+    alone."""
+    if not outcome.get("counted", True):
+        return {**outcome, "curve": []}
     try:
         return {**outcome, **_read(cell.folder)}
     except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:

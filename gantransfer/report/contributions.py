@@ -35,12 +35,14 @@ def borrowed(run: RunFiles) -> dict[str, Any] | None:
         if record:
             run.notes.append("analysis/contributions.json does not have the expected layout and is not shown.")
         return None
+    asked = record.get("top")  # of `gantransfer explain`
+    top, top_first = (asked, asked) if isinstance(asked, int) and asked > 0 else (TOP, TOP_FIRST)
     rows = [
         {
             "name": name,
-            "first": {kind: _top(scores[kind][0][c], sources)["items"][:TOP_FIRST] for kind in kinds},
+            "first": {kind: _top(scores[kind][0][c], sources, top_first)["items"] for kind in kinds},
             "layers": [
-                {"name": layer, "kinds": [_top(scores[kind][i][c], sources) for kind in kinds]}
+                {"name": layer, "kinds": [_top(scores[kind][i][c], sources, top) for kind in kinds]}
                 for i, layer in enumerate(layers)
             ],
         }
@@ -80,14 +82,14 @@ def _fits(scores: Any, shape: tuple[int, int, int]) -> bool:
     )
 
 
-def _top(scores: list[float], sources: list[str]) -> dict[str, Any]:
-    """The strongest contributors by size of score, what they carry of the whole, and how many classes count.
+def _top(scores: list[float], sources: list[str], top: int) -> dict[str, Any]:
+    """The `top` strongest contributors by size of score, what they carry of the whole, and how many classes count.
 
     The number that counts is (sum |s|)^2 / sum s^2: 1 when one class carries all, N when all N carry as much.
     """
     sizes = [abs(s) for s in scores]
     total, squares = sum(sizes), sum(s * s for s in sizes)
-    order = sorted(range(len(scores)), key=lambda i: -sizes[i])[:TOP]
+    order = sorted(range(len(scores)), key=lambda i: -sizes[i])[:top]
     largest = sizes[order[0]] or 1
     return {
         "items": [
