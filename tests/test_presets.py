@@ -20,7 +20,7 @@ from gantransfer.shipped import preset_names
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "wgan_gp-unconditional",
-           "transfergan-lsun10": "wgan_gp-unconditional"}  # others: hierarchical
+           "transfergan-lsun10": "wgan_gp-unconditional", "transfergan-sources": "wgan_gp-unconditional"}  # others: hierarchical
 NETWORK |= dict.fromkeys(("adafm-1k", "adafm-25", "adafm-celeba", "adafm-small"), "gp_gan")
 
 
@@ -32,7 +32,7 @@ def test_all_are_known() -> None:
     assert preset_names() == [
         "adafm-1k", "adafm-25", "adafm-celeba", "adafm-small", "bsa-adversarial", "bsa-published",
         "cgantransfer-ablation", "cgantransfer-animalface", "cgantransfer-cifar100", "cgantransfer-places",
-        "minegan-few", "minegan-places", "transfergan-bedrooms", "transfergan-lsun10"]
+        "minegan-few", "minegan-places", "transfergan-bedrooms", "transfergan-lsun10", "transfergan-sources"]
 
 
 @pytest.mark.parametrize("name", preset_names())
