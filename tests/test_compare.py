@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import command
@@ -10,6 +11,7 @@ import pytest
 from command import SHORT, Capture, call, refused
 
 from gantransfer.compare import Comparison, compare
+from gantransfer.compare.cells import Cell, run_cell
 from gantransfer.compare.claim import STUDY, beside, claim
 from gantransfer.errors import UsageError
 
@@ -200,6 +202,9 @@ def test_two_processes_do_not_run_one_comparison(capsys: Capture, place: Path, t
         assert "another process runs 'bsa-seed0' with other settings" in refused(
             capsys, 2, *words, "--fields", "bsa.lr=0.7")
     assert call(capsys, *words)[0] == 0
+    shutil.rmtree(out / "bsa-seed0" / "checkpoints")  # as in a record; a job that waited in a queue finds it so
+    assert run_cell(Cell("bsa-seed0", "bsa", "bsa", 0, out / "bsa-seed0", {}), None)["status"] == "finished"
+    assert (out / "bsa-seed0" / "result.json").is_file()
     with pytest.raises(UsageError, match="jobs 0 is not possible"):
         compare(Comparison((), (), out), jobs=0)
 
@@ -223,8 +228,6 @@ def test_a_damaged_plan_is_one_sentence(capsys: Capture, place: Path, tmp_path: 
 
 
 def test_a_cell_of_other_images_runs_again(capsys: Capture, place: Path, tmp_path: Path) -> None:
-    import shutil
-
     images, out = tmp_path / "images", tmp_path / "c"
     shutil.copytree(place / "images", images)
     words = ["compare", "--source", place / "source", "--data", images, "--methods", "bsa", "--no-evaluate", "--out",

@@ -19,8 +19,9 @@ from gantransfer.registry import methods
 from gantransfer.shipped import preset_names
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+# The kinds of source, where not hierarchical.
 NETWORK = {"cgantransfer-cifar100": "tables", "transfergan-bedrooms": "wgan_gp-unconditional",
-           "transfergan-lsun10": "wgan_gp-unconditional", "transfergan-sources": "wgan_gp-unconditional"}  # others: hierarchical
+           "transfergan-lsun10": "wgan_gp-unconditional", "transfergan-sources": "wgan_gp-unconditional"}
 NETWORK |= dict.fromkeys(("adafm-1k", "adafm-25", "adafm-celeba", "adafm-small"), "gp_gan")
 
 

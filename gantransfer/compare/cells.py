@@ -139,6 +139,8 @@ def run_cell(cell: Cell, threads: int | None, report: Report | None = None) -> O
 def _run(cell: Cell, threads: int | None, report: Report | None) -> Outcome:
     from gantransfer import api
 
+    if cell.finished:  # by a process that had it meanwhile
+        return dict(FINISHED)
     try:
         if (cell.folder / "result.json").is_file():
             read_json(cell.folder / "result.json")  # a damaged one is neither kept for good nor thrown away
