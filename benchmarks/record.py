@@ -15,6 +15,8 @@ import json
 import shutil
 from pathlib import Path
 
+from gantransfer.compare.cells import unlike
+
 TABLES = ("plan.json", "compare.csv", "compare.json", "convergence.csv", "rows.csv", "pairs.csv")
 OF_A_CELL = ("config.yaml", "env.json", "metrics.jsonl", "result.json")
 OF_MINERS = ("samples/mining.json", "stats.jsonl")  # which source a sample comes from, and why
@@ -27,7 +29,7 @@ def record(runs: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     before = json.loads((out / "plan.json").read_text(encoding="utf-8")) if (out / "plan.json").is_file() else {}
     for name in planned.keys() - set(finished):
-        if name in before and before[name] != planned[name] and (out / name).is_dir():
+        if name in before and unlike(before[name], planned[name], finished=True) and (out / name).is_dir():
             shutil.rmtree(out / name)
     for name in finished:
         cell, kept = runs / name, out / name

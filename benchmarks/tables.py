@@ -146,7 +146,7 @@ def earlier(folder: Path, pair: str) -> str:
     found = [(task["name"], of) for task in told["tasks"] for of in task["pairs"] if f"{of['a']}={of['b']}" == pair]
     if not found:
         raise Missing(f"no pair is called '{pair}' in compare.json; name it among the plan's `pairs`, compare again")
-    a, b = pair.split("=")
+    a, b = found[0][1]["a"], found[0][1]["b"]
     lines = [f"| | ratio of bests | in seconds | as good as {b}'s best at iteration | times earlier | in seconds | {b} "
              f"at {a}'s best iteration | its best |", "|---" * 8 + "|"]
     names = ("best_ratio", "best_ratio_seconds", "reach_step", "reach_ratio", "reach_ratio_seconds", "b_early",

@@ -1,4 +1,4 @@
-"""Pictures of runs in one: side by side, or one below the other. README's and RESULTS' are made so.
+r"""Pictures of runs in one: side by side, or one below the other. README's and RESULTS' are made so.
 
     python recipes/join_pictures.py runs/demo/samples/before.png runs/demo/samples/after.png \
         runs/demo/samples/real.png --out docs/demo.png

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from gantransfer.compare import convergence, estimate, ranking
-from gantransfer.compare.cells import FINISHED, WAITING, Cell
+from gantransfer.compare.cells import FINISHED, WAITING, Cell, failed
 from gantransfer.compare.page import render
 from gantransfer.compare.plan import Comparison, Task, Variant, tasks_of, with_rhythm
 from gantransfer.compare.ranking import holm, paired, rank, rank_over_tasks
 from gantransfer.compare.student import MOST, common_variance, p_values, point, two_sided
 from gantransfer.compare.summary import pairs_csv, rows_csv, summarise
-from gantransfer.errors import UsageError
+from gantransfer.errors import ModelError, UsageError
 
 
 def curve(*points: tuple[int, float, float]) -> list[dict[str, float]]:
@@ -40,7 +40,8 @@ def test_measures_of_two_curves() -> None:
     assert found["b_early"] == 80 and found["b_early_seconds"] == 60  # at iteration 50, and after 10 seconds
     assert found["short"] == []
     without = [{key: value for key, value in at.items() if key != "seconds"} for at in SLOW]
-    assert convergence.measures(FAST, without)["b_early"] == 80
+    found = convergence.measures(FAST, without)
+    assert found["b_early"] == 80 and found["b_early_seconds"] is None
     assert convergence.measures(FAST[:5], SLOW)["short"] == ["a"]  # 100 iterations, twice the later best are 800
 
 
@@ -292,7 +293,16 @@ def test_what_does_not_count_decides_nothing(tmp_path: Path) -> None:
     found = summarise(plan, plan.cells(), outcomes)
     task = found["tasks"][0]
     assert task["protocol"] == "p" and task["others"] == [] and [row["label"] for row in task["ranking"]] == ["a"]
-    assert task["rows"][1]["curve"] == [] and all("distance" not in c for c in found["cells"] if c["label"] == "b")
+    assert task["rows"][0]["curve"] and task["rows"][1]["curve"] == []
+    assert all("distance" not in c for c in found["cells"] if c["label"] == "b")
+
+
+def test_runs_that_failed_decide_no_protocol(tmp_path: Path) -> None:
+    told(tmp_path, {"x": {"a": [10.0], "b": [1.0, 2.0, 3.0]}}, (), {"b": "q"})
+    plan = Comparison((Task("x", "s", "d"),), (Variant("a", "bsa"), Variant("b", "bsa")), tmp_path, seeds=(0, 1, 2))
+    outcomes = {cell.name: failed(ModelError("x")) if cell.label == "b" else cell.as_it_is() for cell in plan.cells()}
+    task = summarise(plan, plan.cells(), outcomes)["tasks"][0]
+    assert task["protocol"] == "p" and task["others"] == [] and [row["label"] for row in task["ranking"]] == ["a"]
 
 
 def test_pairs_say_how_many_runs_came_there(tmp_path: Path) -> None:

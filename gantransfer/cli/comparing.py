@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def comparison(settings: Settings) -> Any:
     from gantransfer.compare import Comparison, Variant, tasks_of
 
     given = _fields(settings.pop("fields", ()))
-    variants = [Variant(method, method, {}) for method in settings.pop("methods", ())]
+    named = list(settings.pop("methods", ()))
+    variants = [Variant(method, method, {}) for method in named]
     for label, values in (settings.pop("variants", None) or {}).items():
         if not isinstance(values, dict) or "method" not in values:
             raise UsageError(f"variant '{label}' in the plan is {values!r}; give a mapping with at least 'method'")
@@ -70,7 +71,7 @@ def comparison(settings: Settings) -> Any:
     if not variants:
         raise UsageError("gantransfer compare needs --methods A,B,... or a plan with 'variants'")
     for variant in variants:
-        _convert(variant)
+        _convert(variant, () if variant.label in named else OF_A_ROW)
     sources = {str(k): ",".join(map(str, v)) if isinstance(v, list) else str(v)
                for k, v in (settings.pop("sources", None) or {}).items()}
     targets = {str(k): _target(str(k), v) for k, v in (settings.pop("targets", None) or {}).items()}
@@ -166,8 +167,9 @@ def _fields(texts: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-def _convert(variant: Any) -> None:
-    """Check a variant's settings against its method's fields and the training flags, in place."""
+def _convert(variant: Any, beside: Sequence[str]) -> None:
+    """Check a variant's settings against its method's fields and the training flags, in place; `beside`: what else can
+    be said of it."""
     from gantransfer.cli.fields import flag_names, method_flags
 
     fields = {flag: field for field, flag in flag_names(variant.method).items()}
@@ -175,7 +177,7 @@ def _convert(variant: Any) -> None:
     flags = {**own, **{flag.name: flag for flag in (*TRAINING, *RHYTHM)}}
     for name, value in variant.settings.items():
         if name not in flags or name == "seed":
-            near = did_you_mean(name, [*(flag for flag in flags if flag != "seed"), *OF_A_ROW])
+            near = did_you_mean(name, [*(flag for flag in flags if flag != "seed"), *beside])
             raise UsageError(f"'{variant.label}' (method {variant.method}) has no setting '{name}'{near}; 'gantransfer "
                              f"adapt --method {variant.method} --help' lists them")
         variant.settings[name] = convert(flags[name], value, f"{name} of '{variant.label}'")
@@ -191,7 +193,6 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, slurm: Settings | None, 
     if slurm is not None:
         from gantransfer.compare.slurm import Slurm
 
-        jobs = 1
         with tempfile.TemporaryDirectory() as folder:  # submitit makes it at once
             try:
                 Slurm(Path(folder), slurm)
@@ -205,7 +206,7 @@ def _dry_run(plan: Any, jobs: int, threads: int | None, slurm: Settings | None, 
         if not lacking:  # all is here and does not fit together
             raise
     changed = {cell.name for cell in changed_cells(planned, recorded)}
-    times = estimate(planned, jobs, trial=not lacking, threads=threads, changed=changed)
+    times = estimate(planned, 1 if slurm else jobs, trial=not lacking, threads=threads, changed=changed)
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed, "call": c.call,
                 "status": "changed" if c.name in changed else "finished" if c.finished else
                 "begun" if c.folder.exists() else "waiting", "seconds": times["cells"][c.name]} for c in planned]

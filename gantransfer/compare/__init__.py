@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ def compare(
         planned, outcomes = _run(comparison, jobs, threads, slurm, report)
     else:
         _make_directory(comparison.out)
-        planned = comparison.cells()
+        planned = _planned(comparison, recorded)
         outcomes = {cell.name: _as_it_is(cell, recorded) for cell in planned}
     result = summary.summarise(comparison, planned, outcomes)
     write_text(summary.as_csv(result), comparison.out / "compare.csv")
@@ -80,29 +80,54 @@ def compare(
     return {**result, "files": {kind: str(comparison.out / f"compare.{kind}") for kind in ("html", "csv", "json")}}
 
 
+def _planned(comparison: Comparison, recorded: Mapping[str, Any]) -> list[Cell]:
+    """The cells; with what they are made from, if that is here, only where a path has changed: it may lead to the
+    same."""
+    planned = comparison.cells()
+    if any(path in recorded.get(cell.name, ()) and recorded[cell.name][path] != cell.call[path]
+           for cell in planned for path in cells.BY_CONTENT):
+        with suppress(ModelError, DataError):
+            return inputs(comparison)
+    return planned
+
+
 def _run(
     comparison: Comparison, jobs: int, threads: int | None, slurm: Mapping[str, Any] | None, report: cells.Report,
 ) -> tuple[list[Cell], dict[str, cells.Outcome]]:
     """Run what is missing, as the only process that does."""
-    planned = inputs(comparison)
-    scheduler = None
-    if slurm is not None:
-        from gantransfer.compare.slurm import Slurm
+    from gantransfer.compare.slurm import Slurm, refuse_queued
 
-        scheduler = Slurm(comparison.out / "slurm", slurm)
+    planned = inputs(comparison)
+    scheduler = None if slurm is None else Slurm(comparison.out / "slurm", slurm)
     try:
         with claim(comparison.out / STUDY):
             recorded = recorded_calls(comparison.out)
-            if scheduler is not None:
+            if scheduler is None:
+                refuse_queued(comparison.out / "slurm", planned, recorded)
+            else:
                 scheduler.refuse_changed(planned, recorded)
-            for cell in changed_cells(planned, recorded):
-                kept = _set_aside(cell, comparison.out)
-                report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
-            write_json({**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}, comparison.out / PLAN)
+            _replan(comparison.out, planned, recorded, report)
             return planned, cells.run_all(planned, jobs, threads, report, scheduler and scheduler.run)
-    except Taken:
-        raise UsageError(f"another process runs the comparison in '{comparison.out}'; wait for it, or have the tables "
-                         "of what is finished with --no-run") from None
+    except Taken as lock:
+        raise UsageError(f"another process runs the comparison in '{comparison.out}'; wait for it, have the tables of "
+                         f"what is finished with --no-run, or remove '{lock}' if none does") from None
+
+
+def _replan(out: Path, planned: list[Cell], recorded: Mapping[str, Any], report: cells.Report) -> None:
+    """Set the runs with other settings aside and record today's; all of it or, where a process still works with
+    yesterday's, nothing (UsageError)."""
+    with ExitStack() as claims:
+        for cell in planned:
+            if cells.differs(cell, recorded):  # also of one that has a worker and no directory yet
+                try:
+                    claims.enter_context(claim(beside(cell.folder)))
+                except Taken as lock:
+                    raise UsageError(f"another process runs '{cell.name}' with other settings; restore them, end it "
+                                     f"first, or remove '{lock}' if none does") from None
+        for cell in changed_cells(planned, recorded):
+            kept = _set_aside(cell, out)
+            report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
+        write_json({**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}, out / PLAN)
 
 
 def _make_directory(out: Path) -> None:
@@ -165,13 +190,9 @@ def _set_aside(cell: Cell, out: Path) -> Path:
     number = 1
     while (kept := out / REPLACED / f"{cell.name}-{number}").exists():
         number += 1
-    try:
-        with claim(beside(cell.folder)), writing(kept):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            cell.folder.rename(kept)
-    except Taken:
-        raise UsageError(f"another process runs '{cell.name}' with other settings; restore them, or end it first") \
-            from None
+    with writing(kept):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        cell.folder.rename(kept)
     return kept
 
 

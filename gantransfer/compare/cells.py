@@ -80,14 +80,17 @@ def differs(cell: Cell, recorded: Mapping[str, Any]) -> bool:
     """Whether the record has other settings, source weights or images for this cell, or its run took another default
     than its method has now. What only one of the two knows because it was worked out (by `inputs`, or not by an earlier
     version) counts as equal; so does of a finished run what has no part in its result."""
-    before, now = recorded.get(cell.name), as_recorded(cell)
-    if before is None:
-        return False
+    before = recorded.get(cell.name)
+    return before is not None and (unlike(before, as_recorded(cell), cell.finished) or _other_defaults(cell))
+
+
+def unlike(before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> bool:
+    """Whether two recorded calls differ, of a run that is finished in what has a part in its result."""
     equal = {key for key in WORKED_OUT if key not in before or key not in now}
-    if cell.finished:
+    if finished:
         equal |= {*NO_MATTER, *(path for path, content in BY_CONTENT.items()
                                 if before.get(content) is not None and before[content] == now.get(content))}
-    return any(before.get(key) != now.get(key) for key in {*before, *now} - equal) or _other_defaults(cell)
+    return any(before.get(key) != now.get(key) for key in {*before, *now} - equal)
 
 
 def _other_defaults(cell: Cell) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from gantransfer.errors import writing
 
 STUDY = ".lock"
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class Taken(Exception):
@@ -22,10 +24,11 @@ def beside(folder: Path) -> Path:
 
 @contextmanager
 def claim(lock: Path) -> Iterator[None]:
-    """Hold the file `lock`; the system lets go of it however the process ends.
+    """Hold the file `lock`. Where the file system has locks it is free again however the process ends; where it has
+    none, nobody is kept out.
 
     Raises:
-        Taken: another process holds it. OutputError: it cannot be made.
+        Taken: another process holds it; its text is the file. OutputError: it cannot be made.
     """
     from filelock import FileLock, Timeout
 
@@ -35,9 +38,10 @@ def claim(lock: Path) -> Iterator[None]:
         try:
             held.acquire()
         except Timeout:
-            raise Taken from None
-        except NotImplementedError:  # a file system without locks: as it was before there were any
-            pass
+            raise Taken(lock) from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
     try:
         yield
     finally:

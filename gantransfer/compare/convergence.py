@@ -28,8 +28,8 @@ def reached(curve: Curve, level: float) -> Point | None:
 def at(curve: Curve, key: str, value: float) -> Point:
     """The last point not beyond `value` of `key`: what one would have, stopping there. Points that do not have `key`
     are none."""
-    known = [point for point in curve if point.get(key) is not None and point[key] <= value]
-    return max(known, key=lambda point: point[key], default=curve[0])
+    known = [point for point in curve if point.get(key) is not None]
+    return max((point for point in known if point[key] <= value), key=lambda point: point[key], default=known[0])
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
@@ -62,7 +62,7 @@ def measures(a: Curve, b: Curve) -> dict[str, Any]:
         "reach_ratio": _ratio(best_b["step"], there["step"]),
         "reach_ratio_seconds": _ratio(seconds_b, there.get("seconds")),
         "b_early": at(b, "step", best_a["step"])["distance"],
-        "b_early_seconds": at(b, "seconds", seconds_a)["distance"] if seconds_a is not None else None,
+        "b_early_seconds": None if None in (seconds_a, seconds_b) else at(b, "seconds", seconds_a)["distance"],
         "short": [name for name, curve in (("a", a), ("b", b)) if curve[-1]["step"] < wanted],
     }
 

@@ -85,7 +85,7 @@ class Slurm:
     def refuse_changed(self, planned: Sequence[Cell], recorded: Mapping[str, Any]) -> None:
         """UsageError if a job that has not ended runs a cell with other settings than those now planned: its result
         would pass for the new ones', and its directory cannot be moved."""
-        jobs = self._recorded()
+        jobs = recorded_jobs(self.folder)
         for cell in planned:
             job = self._earlier(jobs.get(cell.name))
             if job is not None and differs(cell, recorded):
@@ -94,7 +94,7 @@ class Slurm:
 
     def _start(self, missing: Sequence[Cell], jobs: int, threads: int | None, report: Report) -> dict[str, Any]:
         """(cell, job) by cell name: jobs of an earlier call that still run, and new ones."""
-        recorded = self._recorded()
+        recorded = recorded_jobs(self.folder)
         running: dict[str, Any] = {}
         for cell in missing:
             if (job := self._earlier(recorded.get(cell.name))) is not None:
@@ -137,12 +137,24 @@ class Slurm:
             return {"status": "failed", "error": f"job {job.job_id}: {reason} (its output: {job.paths.stderr})",
                     "exit_code": 1}
 
-    def _recorded(self) -> dict[str, str]:
-        file = self.folder / JOBS
-        return read_json(file) if file.is_file() else {}
 
     def _record(self, ids: Mapping[str, str]) -> None:
         write_json(ids, self.folder / JOBS)
+
+
+def recorded_jobs(folder: Path) -> dict[str, str]:
+    """The number of the job that was submitted last for a cell, by its name, ended or not."""
+    return read_json(folder / JOBS) if (folder / JOBS).is_file() else {}
+
+
+def refuse_queued(folder: Path, planned: Sequence[Cell], recorded: Mapping[str, Any]) -> None:
+    """Without a scheduler nobody knows what waits in its queue: UsageError if that may be a cell with other settings
+    than those now planned."""
+    jobs = recorded_jobs(folder)
+    for cell in planned:
+        if cell.name in jobs and not cell.finished and differs(cell, recorded):
+            raise UsageError(f"job {jobs[cell.name]} may still wait to run '{cell.name}' with other settings; give "
+                             f"--slurm, which looks for it, or remove '{folder / JOBS}' if it has ended")
 
 
 def _alive(process: int) -> bool:
