@@ -116,15 +116,15 @@ def _run(
 def _replan(out: Path, planned: list[Cell], recorded: Mapping[str, Any], report: cells.Report) -> None:
     """Set the runs with other settings aside and record today's; all of it or, where a process still works with
     yesterday's, nothing (UsageError)."""
+    changed = [cell for cell in planned if cells.differs(cell, recorded)]
     with ExitStack() as claims:
-        for cell in planned:
-            if cells.differs(cell, recorded):  # also of one that has a worker and no directory yet
-                try:
-                    claims.enter_context(claim(beside(cell.folder)))
-                except Taken as lock:
-                    raise UsageError(f"another process runs '{cell.name}' with other settings; restore them, end it "
-                                     f"first, or remove '{lock}' if none does") from None
-        for cell in changed_cells(planned, recorded):
+        for cell in changed:  # also one that has a worker and no directory yet
+            try:
+                claims.enter_context(claim(beside(cell.folder)))
+            except Taken as lock:
+                raise UsageError(f"another process runs '{cell.name}' with other settings; restore them, end it first, "
+                                 f"or remove '{lock}' if none does") from None
+        for cell in (cell for cell in changed if cell.folder.exists()):
             kept = _set_aside(cell, out)
             report(cells.message(f"{cell.name} was run with other settings; that run is kept as '{kept}'"))
         write_json({**recorded, **{cell.name: cells.as_recorded(cell) for cell in planned}}, out / PLAN)

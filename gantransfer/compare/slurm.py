@@ -137,7 +137,6 @@ class Slurm:
             return {"status": "failed", "error": f"job {job.job_id}: {reason} (its output: {job.paths.stderr})",
                     "exit_code": 1}
 
-
     def _record(self, ids: Mapping[str, str]) -> None:
         write_json(ids, self.folder / JOBS)
 

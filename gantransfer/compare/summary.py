@@ -26,8 +26,7 @@ def summarise(comparison: Comparison, planned: Sequence[Cell], outcomes: Mapping
     entries = [{"name": c.name, "task": c.task, "label": c.label, "method": c.method, "seed": c.seed,
                 "begun": c.folder.exists(), **_outcome(c, outcomes[c.name])} for c in planned]
     tasks = [_task(comparison, task, [e for e in entries if e["task"] == task.name]) for task in comparison.tasks]
-    distances = {task["name"]: found for task in tasks
-                 if (found := _distances([e for e in entries if e["label"] not in task["others"]], task))}
+    distances = {task["name"]: found for task in tasks if (found := _distances(entries, task))}
     return {
         "format_version": 3, "title": comparison.title, "about": comparison.about, "expected": comparison.expected,
         "tasks": tasks, "ranking": ranking.rank_over_tasks(distances) if len(distances) > 1 else [],
@@ -43,8 +42,8 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
     protocol = protocols.most_common(1)[0][0] if protocols else ""
     others = unique([e["label"] for e in measured if e["protocol"] != protocol])
     alike = [e for e in entries if e["label"] not in others]
-    found = {"name": task.name, "protocol": protocol}
-    distances = _distances(alike, found)
+    found = {"name": task.name, "protocol": protocol, "others": others}
+    distances = _distances(entries, found)
     curves = {row["label"]: {e["seed"]: e["curve"] for e in alike
                              if e["label"] == row["label"] and e["status"] == "finished"} for row in rows}
     pairs = [{"a": a, "b": b, **speed} for a, b in comparison.compared_pairs()
@@ -54,7 +53,7 @@ def _task(comparison: Comparison, task: Task, entries: Sequence[Row]) -> Row:
         pair["difference"] = tests.get((pair["a"], pair["b"]))
     return {
         **found, "source": task.source, "data": task.data, "data_options": task.data_options, "rows": rows,
-        "others": others, "reference": next((e["reference"] for e in entries if e.get("reference")), None),
+        "reference": next((e["reference"] for e in entries if e.get("reference")), None),
         "warnings": unique([w for e in entries for w in e.get("warnings") or ()]) + _about_protocols(others, protocols),
         "floor": next((row["floor"] for row in rows if row["floor"] is not None), None),
         "selection_floor": next((e["selection_floor"] for e in entries if e.get("selection_floor") is not None), None),
@@ -77,10 +76,11 @@ def _every(entries: Sequence[Row]) -> int | None:
 
 
 def _distances(entries: Sequence[Row], task: Row) -> dict[str, dict[int, float]]:
-    """row -> seed -> reported distance, of a task's finished runs that were measured under its protocol."""
+    """row -> seed -> reported distance, of a task's finished runs, without rows that have one of another protocol."""
     found: dict[str, dict[int, float]] = {}
     for entry in entries:
-        if entry["task"] == task["name"] and entry["status"] == "finished" and entry.get("distance") is not None \
+        if entry["task"] == task["name"] and entry["label"] not in task["others"] \
+                and entry["status"] == "finished" and entry.get("distance") is not None \
                 and (entry.get("protocol") or "") == task["protocol"]:
             found.setdefault(entry["label"], {})[entry["seed"]] = entry["distance"]
     return found
